@@ -1,0 +1,44 @@
+# Each command does its own set-up: a virtual environment in .venv, the install, then the work.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SETUP := settings.ini setup.py constraints.txt tools/setup_env.py
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: demo lab test test-slow docs readme prepare clean help
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.installed ## run the quickstart from images to masks; leaves everything in one folder under runs/
+	@$(PY) -m bgcs.experiments nbs/tutorials/quickstart.ipynb --runs runs
+
+lab: $(VENV)/.installed ## open the quickstart in JupyterLab
+	@$(PY) -m jupyter lab nbs/tutorials/quickstart.ipynb
+
+test: $(VENV)/.installed-dev ## notebooks and package in sync, then the notebooks' tests, then pytest
+	@$(PY) tools/check_sync.py
+	nbdev_test --n_workers 2
+	BGCS_CHROMIUM="$$(tools/ensure_browser.sh $(PY))" $(PY) -m pytest -q tests
+
+test-slow: $(VENV)/.installed-dev ## the long checks too: the quickstart's full training with three seeds, the benchmark notebooks
+	$(PY) -m pytest -q tests -m slow
+
+docs: $(VENV)/.installed-dev ## render the documentation with Quarto, or check all that can be checked without it
+	@$(PY) tools/docs.py
+
+prepare: $(VENV)/.installed-dev ## after editing notebooks: export the package, clean the notebooks, make README.md
+	nbdev_export
+	nbdev_clean
+	$(PY) tools/readme.py
+
+clean: ## remove what was generated (not the runs)
+	rm -rf _proc _docs nbs/_quarto.yml .pytest_cache build dist
+
+$(VENV)/.installed: $(SETUP)
+	@$(PYTHON) tools/setup_env.py $(VENV)
+	@touch $@
+
+$(VENV)/.installed-dev: $(SETUP)
+	@$(PYTHON) tools/setup_env.py $(VENV) dev
+	@touch $@ $(VENV)/.installed
