@@ -5,7 +5,10 @@
 # %% ../nbs/02_encoders.ipynb #6b6338ee
 from __future__ import annotations
 
+import logging
 import math
+import warnings
+from contextlib import contextmanager
 
 import lightning as L
 import torch
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from .images import plot_images
 
 # %% auto #0
-__all__ = ['random_views', 'info_nce', 'EncoderNet', 'ContrastiveEncoder', 'train_encoder']
+__all__ = ['random_views', 'info_nce', 'EncoderNet', 'ContrastiveEncoder', 'quiet_lightning', 'train_encoder']
 
 # %% ../nbs/02_encoders.ipynb #6aa7fa05
 def random_views(
@@ -99,7 +102,20 @@ class ContrastiveEncoder(L.LightningModule):
         self.eval()
         return torch.cat([self(batch.to(self.device)) for batch in patches.split(batch_size)])
 
-# %% ../nbs/02_encoders.ipynb #ad5f4430
+# %% ../nbs/02_encoders.ipynb #1f54e26d
+@contextmanager
+def quiet_lightning():
+    "Keeps Lightning's announcements of devices and add-ons out of a notebook; errors still show."
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning|torch.utils.data")
+            yield
+    finally: logger.setLevel(level)
+
+# %% ../nbs/02_encoders.ipynb #2c2553f8
 def train_encoder(
     encoder: ContrastiveEncoder,  # trained in place
     images: torch.Tensor,  # `(n, c, h, w)` background-only images in [0, 1]
@@ -113,7 +129,7 @@ def train_encoder(
     smallest = min(images.shape[2:])
     if encoder.hparams.patch_size > smallest: raise ValueError(f"patch_size={encoder.hparams.patch_size} is larger than the images, {images.shape[2]}×{images.shape[3]}")
     if images.shape[1] != encoder.hparams.channels: raise ValueError(f"the encoder takes {encoder.hparams.channels} channels and the images have {images.shape[1]}")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(random_state)
         loader = torch.utils.data.DataLoader(images, min(batch_size, len(images)), shuffle=True, drop_last=True)
         trainer = L.Trainer(max_epochs=epochs, accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False,
