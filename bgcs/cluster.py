@@ -18,27 +18,50 @@ from .encoders import ContrastiveEncoder, train_encoder
 from .images import ImageSet, plot_images
 
 # %% auto #0
-__all__ = ['sinkhorn_potentials', 'SinkhornKMeans', 'border_patches', 'Assignment', 'BackgroundClusterer', 'cluster_agreement',
-           'plot_clusters']
+__all__ = ['balanced_plan', 'dual_potentials', 'SinkhornKMeans', 'border_patches', 'Assignment', 'BackgroundClusterer',
+           'cluster_agreement', 'plot_clusters']
 
 # %% ../nbs/03_cluster.ipynb #d7d562be
-def sinkhorn_potentials(
+def balanced_plan(
+    cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
+    potentials: torch.Tensor,  # `(k,)` dual potentials
+    epsilon: float,  # entropy, in the units of the cost
+) -> torch.Tensor:  # `(n, k)`, rows sum to 1
+    "Share of each point that goes to each centre."
+    return torch.softmax((potentials - cost) / epsilon, 1)
+
+def dual_potentials(
     cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
     shares: torch.Tensor,  # `(k,)` share of the points that each centre shall get, sum 1
     epsilon: float = 0.02,  # entropy, in units of the mean cost
-    max_iter: int = 500,  # most rounds
-    tol: float = 1e-3,  # largest relative error of a share
     start: torch.Tensor | None = None,  # `(k,)` potentials to start from
-) -> tuple[torch.Tensor, torch.Tensor, bool]:  # potentials `(k,)`, plan `(n, k)` whose rows sum to 1, whether the shares were met
-    "Dual potentials of balanced assignment, in the log domain."
-    scale = epsilon * cost.mean().clamp_min(torch.finfo(cost.dtype).tiny)
-    potentials = torch.zeros_like(shares) if start is None else start.clone()
+    max_iter: int = 50,  # most Newton steps at each epsilon
+    tol: float = 1e-3,  # largest relative error of a share
+) -> tuple[torch.Tensor, torch.Tensor, bool]:  # potentials `(k,)`, plan `(n, k)`, whether the shares were met
+    "Potentials with which each centre gets its share of the points."
+    scale = float(cost.mean().clamp_min(torch.finfo(cost.dtype).tiny))
+    potentials = torch.zeros_like(shares) if start is None else start
+    levels = [epsilon * scale] if start is not None else [max(epsilon, 4.0 ** -i) * scale for i in range(20) if 4.0 ** -i > epsilon / 4]
+    for level in levels: potentials, met = _newton(cost, shares, level, potentials, max_iter, tol)
+    if not met and start is not None: return dual_potentials(cost, shares, epsilon, None, max_iter, tol)
+    return potentials, balanced_plan(cost, potentials, levels[-1]), met
+
+def _newton(cost, shares, epsilon, potentials, max_iter, tol):
+    value = lambda g: float(shares @ g - epsilon * torch.logsumexp((g - cost) / epsilon, 1).mean())
+    damping, height = 1e-3, value(potentials)
     for _ in range(max_iter):
-        log_plan = torch.log_softmax((potentials - cost) / scale, 1)
-        log_error = shares.log() - (torch.logsumexp(log_plan, 0) - torch.log(torch.tensor(float(len(cost)))))
-        if log_error.abs().max() < tol: return potentials, log_plan.exp(), True
-        potentials = potentials + scale * log_error
-    return potentials, log_plan.exp(), False
+        plan = balanced_plan(cost, potentials, epsilon)
+        mass = plan.mean(0)
+        if ((mass - shares).abs() / shares).max() < tol: return potentials, True
+        curvature = (torch.diag(mass) - plan.T @ plan / len(plan)) / epsilon
+        while damping < 1e12:
+            step = torch.linalg.solve(curvature + damping * torch.eye(len(shares), dtype=cost.dtype) / epsilon, shares - mass)
+            tried = potentials + step - step.mean()  # only differences of potentials matter
+            if (higher := value(tried)) >= height: break
+            damping *= 4
+        else: return potentials, False
+        potentials, height, damping = tried, higher, max(damping / 4, 1e-9)
+    return potentials, False
 
 # %% ../nbs/03_cluster.ipynb #e35dda20
 class SinkhornKMeans(ClusterMixin, BaseEstimator):
@@ -74,12 +97,12 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
         centres = torch.from_numpy(kmeans_plusplus(X.numpy(), self.n_clusters, random_state=seed)[0])
         potentials, spread, met = None, X.var(0).sum().sqrt(), False
         for _ in range(self.max_iter):
-            potentials, plan, met = sinkhorn_potentials(_squared_distances(X, centres), shares, self.epsilon, start=potentials)
+            potentials, plan, met = dual_potentials(_squared_distances(X, centres), shares, self.epsilon, start=potentials)
             moved = plan.T @ X / plan.sum(0)[:, None]
             shift, centres = (moved - centres).norm(dim=1).max(), moved
             if shift <= self.tol * spread: break
         cost = _squared_distances(X, centres)
-        potentials, plan, met = sinkhorn_potentials(cost, shares, self.epsilon, start=potentials)
+        potentials, plan, met = dual_potentials(cost, shares, self.epsilon, start=potentials)
         return float((plan * cost).sum()), centres, potentials, met and bool(shift <= self.tol * spread)
 
     def predict(self,
@@ -148,6 +171,8 @@ class BackgroundClusterer(BaseEstimator):
         self.embeddings_ = self.embed(images)
         self.kmeans_ = SinkhornKMeans(self.n_clusters, random_state=self.random_state).fit(self.embeddings_)
         self.labels_ = self.kmeans_.labels_
+        offsets = self._embed_patches(images).double() - self.kmeans_.cluster_centers_[self.labels_][:, None]
+        self.patch_variance_ = float(offsets.pow(2).sum(2).mean())
         return self
 
     def embed(self,
@@ -166,12 +191,11 @@ class BackgroundClusterer(BaseEstimator):
     def assign_objects(self,
         images: torch.Tensor,  # `(n, c, h, w)` object images
     ) -> Assignment:
-        "Cluster of each object image by the vote of its border patches; ties go to the cluster nearest on the whole."
-        z = self._embed_patches(images)
-        distance = torch.cdist(z.double(), self.kmeans_.cluster_centers_)
-        votes = F.one_hot(distance.argmin(2), self.n_clusters).double().mean(1)
-        clusters = (votes - 1e-3 * distance.mean(1)).argmax(1)
-        return Assignment(clusters, votes.gather(1, clusters[:, None])[:, 0].float())
+        "Cluster of each object image by the vote of its border patches; the share of votes is the confidence."
+        distance = torch.cdist(self._embed_patches(images).double(), self.kmeans_.cluster_centers_)
+        votes = torch.softmax(torch.logsumexp(-distance.pow(2) / (2 * self.patch_variance_), 1), 1)
+        confidence, clusters = votes.max(1)
+        return Assignment(clusters, confidence.float())
 
     def predict(self,
         data: ImageSet,  # object and background-only images
