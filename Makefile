@@ -28,6 +28,7 @@ docs: $(VENV)/.installed-dev ## render the documentation with Quarto, or check a
 	@$(PY) tools/docs.py
 
 prepare: $(VENV)/.installed-dev ## after editing notebooks: export the package, clean the notebooks, make README.md
+	$(PY) tools/strip_widgets.py
 	nbdev_export
 	nbdev_clean
 	$(PY) tools/readme.py

@@ -38,7 +38,7 @@ class Objective:
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone, as in the paper
     patch_places: int = 32  # patches from each composite; from each real image a quarter of that
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
-    recomposition_weight: float = 0.3  # of the recomposition loss (the paper: none)
+    recomposition_weight: float = 2.0  # of the recomposition loss (the paper: none)
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_start: float = 0.3  # share of training after which recomposition begins, when masks are good enough to teach
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
@@ -134,11 +134,14 @@ class Segmenter(L.LightningModule):
         depth: int = 3,  # of the U-Net (the paper: 4)
         lr: float = 2e-3,  # peak learning rate of Adam, in a one-cycle schedule
         objective: Objective | dict = Objective(),  # settings of the objective
+        random_state: int = 0,  # seed of the first weights, of batches and of projections
     ):
         super().__init__()
         self.objective = objective if isinstance(objective, Objective) else Objective(**objective)
-        self.settings = {"channels": channels, "base_width": base_width, "depth": depth, "lr": lr, "objective": asdict(self.objective)}
-        self.net = UNet(channels, base_width, depth).to(memory_format=torch.channels_last)
+        self.settings = {"channels": channels, "base_width": base_width, "depth": depth, "lr": lr, "objective": asdict(self.objective), "random_state": random_state}
+        with torch.random.fork_rng():
+            torch.manual_seed(random_state)
+            self.net = UNet(channels, base_width, depth).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.net, avg_fn=_average, use_buffers=True)
 
     def forward(self,
@@ -186,7 +189,6 @@ class Segmenter(L.LightningModule):
         per_cluster: int = 16,  # composites for each target cluster and step
         n_real: int = 256,  # real object images of each cluster and step, at most
         callbacks=(),  # Lightning callbacks, such as `bgcs.widgets.TrainingMonitor`
-        random_state: int = 0,  # seed of batches and projections
         accelerator: str = "auto",  # as in Lightning: 'cpu', 'gpu', …
         progress: bool = True,  # show a bar
     ) -> Segmenter:  # itself, trained, on the CPU
@@ -195,10 +197,10 @@ class Segmenter(L.LightningModule):
         if steps < 1 or epochs < 1: raise ValueError(f"steps={steps} and epochs={epochs}; expected at least 1 of each")
         data = data.weak()
         per_epoch = -(-steps // min(epochs, steps))
-        batches = TransplantBatches(data, clusters, per_epoch * -(-steps // per_epoch), per_cluster, n_real, random_state)
+        batches = TransplantBatches(data, clusters, per_epoch * -(-steps // per_epoch), per_cluster, n_real, self.settings["random_state"])
         loader = torch.utils.data.DataLoader(batches, batch_size=None, shuffle=False, sampler=_Onwards(per_epoch))
         with torch.random.fork_rng(), quiet_lightning():
-            torch.manual_seed(random_state)
+            torch.manual_seed(self.settings["random_state"])
             trainer = L.Trainer(max_steps=steps, accelerator=accelerator, devices=1, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
                                 enable_model_summary=False, enable_progress_bar=progress, log_every_n_steps=1)
             _interruptible(trainer, lambda: trainer.fit(self, loader))

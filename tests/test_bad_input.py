@@ -1,0 +1,63 @@
+"""Bad input is refused with a clear error before anything is trained."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bgcs.cluster import BackgroundClusterer
+from bgcs.datasets import digits_on_textures
+from bgcs.images import ImageSetError, from_arrays, from_folders
+from bgcs.segment import Segmenter
+
+
+def write(folder, sizes, mode="L"):
+    folder.mkdir(parents=True)
+    for i, size in enumerate(sizes): Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3) if mode == "RGB" else size, dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def good(tmp_path): return write(tmp_path / "good", [(32, 32)] * 4)
+
+
+FOLDERS = {
+    "empty": (lambda f: f.mkdir(), "holds no image"),
+    "no readable image": (lambda f: (f.mkdir(), (f / "a.png").write_text("no"), (f / "b.jpg").write_bytes(b"")), "2 of 2 files"),
+    "mixed sizes": (lambda f: write(f, [(32, 32), (32, 32), (40, 30)]), "resize=(32, 32)"),
+    "mixed channels": (lambda f: (write(f, [(32, 32)]), Image.new("RGB", (32, 32)).save(f / "colour.png")), "gray=True"),
+    "other size": (lambda f: write(f, [(40, 40)]), "1×32×32 and background-only images 1×40×40"),
+    "other channels": (lambda f: write(f, [(32, 32)], "RGB"), "3×32×32"),
+    "missing": (lambda f: None, "is not a folder"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders(case, good, tmp_path):
+    make, message = FOLDERS[case]
+    make(tmp_path / "bad")
+    with pytest.raises(ImageSetError) as error: from_folders(good, tmp_path / "bad")
+    assert message in str(error.value)
+
+
+def test_no_background_only_image():
+    with pytest.raises(ImageSetError, match="no background-only images"): from_arrays(np.zeros((3, 8, 8)), np.zeros((0, 8, 8)))
+
+
+def no_training(*args, **kw): raise AssertionError("training began")
+
+
+@pytest.mark.parametrize("k, message", [(1, "conditional divergence is undefined"), (0, "at least 2"), (21, "only 20 background-only images")])
+def test_number_of_clusters(k, message, monkeypatch):
+    monkeypatch.setattr("bgcs.cluster.train_encoder", no_training)
+    with pytest.raises(ValueError, match=message): BackgroundClusterer(k).fit(digits_on_textures(n=20))
+
+
+@pytest.mark.parametrize("clusters, message", [
+    (torch.zeros(40).long(), "Use at least 2 clusters"),
+    (torch.arange(40) % 2 + 2 * (torch.arange(40) == 39), "no object image"),
+    (torch.cat([torch.arange(20) % 3, torch.arange(20) % 2]), "no background-only image"),
+    (torch.zeros(5).long(), r"expected \(40,\)"),
+])
+def test_clusters_that_cannot_be_compared(clusters, message, monkeypatch):
+    monkeypatch.setattr("lightning.Trainer.fit", no_training)
+    with pytest.raises(ValueError, match=message): Segmenter().fit(digits_on_textures(n=20), clusters)

@@ -1,0 +1,19 @@
+"""Takes the state and the live views of widgets out of notebooks: they need a kernel, are large, and a static picture stands beside each."""
+from pathlib import Path
+
+import nbformat
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def strip(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    changed = notebook.metadata.pop("widgets", None) is not None
+    for cell in notebook.cells:
+        kept = [o for o in cell.get("outputs", []) if VIEW not in o.get("data", {})]
+        if len(kept) != len(cell.get("outputs", [])): cell.outputs, changed = kept, True
+    if changed: nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for path in (Path(__file__).resolve().parent.parent / "nbs").rglob("*.ipynb"): strip(path)
