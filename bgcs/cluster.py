@@ -36,7 +36,7 @@ def dual_potentials(
     epsilon: float = 0.02,  # entropy, in units of the mean cost
     start: torch.Tensor | None = None,  # `(k,)` potentials to start from
     max_iter: int = 50,  # most Newton steps at each epsilon
-    tol: float = 1e-3,  # largest relative error of a share
+    tol: float = 1e-6,  # largest relative error of a share
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:  # potentials `(k,)`, plan `(n, k)`, whether the shares were met
     "Potentials with which each centre gets its share of the points."
     scale = float(cost.mean().clamp_min(torch.finfo(cost.dtype).tiny))
@@ -71,8 +71,8 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
         shares=None,  # `(n_clusters,)` share of each cluster; None: all equal
         epsilon: float = 0.02,  # entropy of the assignment, in units of the mean cost
         n_init: int = 5,  # restarts from other k-means++ centres; the cheapest is kept
-        max_iter: int = 100,  # most moves of the centres
-        tol: float = 1e-4,  # centres have settled when they move less than this, relative to the spread of the data
+        max_iter: int = 300,  # most moves of the centres
+        tol: float = 1e-3,  # centres have settled when they move less than this, relative to the spread of the data
         random_state: int = 0,  # seed of the starts
     ):
         self.n_clusters, self.shares, self.epsilon, self.n_init = n_clusters, shares, epsilon, n_init
