@@ -115,4 +115,5 @@ def main(
     return 0
 
 # %% ../nbs/11_experiments.ipynb #55ea42e7
-if __name__ == "__main__" and "ipykernel" not in sys.modules: sys.exit(main())
+#| eval: false
+if __name__ == "__main__": sys.exit(main())

@@ -240,4 +240,19 @@ class TrainingMonitor(L.Callback):
         plt.close(fig)
         return fig
 
+    def plot_history(self,
+        epochs: int = 4,  # how many epochs to show, the first and the last among them
+    ):  # a matplotlib figure
+        "The masks after some epochs, from the first to the last."
+        import matplotlib.pyplot as plt
+        if not self.frames: raise ValueError("no epoch has ended yet, so there are no masks to show")
+        shown = sorted(set(np.linspace(0, len(self.frames) - 1, epochs).round().astype(int).tolist()))
+        pictures = [np.asarray(Image.open(io.BytesIO(self.frames[i]))) for i in shown]
+        fig, axes = plt.subplots(len(shown), 1, figsize=(8, 8 * sum(p.shape[0] / p.shape[1] for p in pictures) + 0.2 * len(shown)), squeeze=False)
+        for ax, i, picture in zip(axes[:, 0], shown, pictures):
+            ax.imshow(picture); ax.axis("off"); ax.set_title(f"epoch {i + 1}", fontsize=8, loc="left", pad=2)
+        fig.tight_layout(pad=0.2)
+        plt.close(fig)
+        return fig
+
     def _ipython_display_(self): display(self.view)

@@ -24,7 +24,7 @@ def test_fewer_than_15_code_cells_each_with_a_paragraph_before():
 def test_tiny_run_leaves_everything_in_one_folder(tmp_path):
     executed = run_notebook(QUICKSTART, tmp_path / "run", TINY, timeout=300)
     folder = executed.parent
-    assert {"images.png", "clusters.png", "plane.png", "composites.png", "test_masks.png"} <= {p.name for p in (folder / "figures").iterdir()}
+    assert {"images.png", "clusters.png", "plane.png", "composites.png", "test_masks.png", "history.png"} <= {p.name for p in (folder / "figures").iterdir()}
     assert len(list((folder / "figures" / "training").glob("masks_*.png"))) == 12
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == {"iou", "ap", "f1", "otsu_iou", "otsu_ap", "otsu_f1"} and all(0 <= v <= 1 for v in metrics.values())
