@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from .blend import Pairing, composite
-from .divergence import energy_sliced_wasserstein, random_patches
+from .divergence import energy_sliced_wasserstein, random_patches, sliced_wasserstein
 from .encoders import quiet_lightning
 from .images import ImageSet
 from .masknet import UNet
@@ -34,7 +34,7 @@ __all__ = ['FORMAT', 'Objective', 'conditional_divergence', 'background_loss', '
 class Objective:
     "Settings of the objective; the parts are the functions below."
     n_projections: int = 256  # directions of each sliced distance (the paper: 1000, on whole images)
-    temperature: float = 1.0  # of the energy weights, in units of the mean cost (the paper: 1 in units of the summed cost)
+    temperature: float | None = None  # of energy weights, in units of the mean cost; None: all directions weigh the same (the paper: 1, in units of the summed cost)
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone, as in the paper
     patch_places: int = 32  # patches from each composite; from each real image a quarter of that
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
@@ -56,12 +56,16 @@ def conditional_divergence(
     return torch.stack([_divergence(composites[targets == k], real[real_clusters == k], objective) for k in present]).mean()
 
 def _divergence(composites, real, o):
-    whole = energy_sliced_wasserstein(composites, real, o.n_projections, temperature=o.temperature)
+    whole = _sliced(composites, real, o.n_projections, o.temperature)
     if not o.patch_size: return whole
     size = min(o.patch_size, *composites.shape[2:])
     ours = random_patches(composites, size, o.patch_places)
     theirs = torch.cat([random_patches(part, size, max(1, o.patch_places // 4)) for part in real.split(32)])  # other places every 32 images, for variety
-    return whole + energy_sliced_wasserstein(ours, theirs, max(1, o.n_projections // 2), temperature=o.temperature)
+    return whole + _sliced(ours, theirs, max(1, o.n_projections // 2), o.temperature)
+
+def _sliced(x, y, n_projections, temperature):
+    if temperature is None: return sliced_wasserstein(x, y, n_projections)
+    return energy_sliced_wasserstein(x, y, n_projections, temperature=temperature)
 
 # %% ../nbs/07_segment.ipynb #2d83967d
 def background_loss(
