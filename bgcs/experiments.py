@@ -43,7 +43,7 @@ class _Client(NotebookClient):
 
     def begin(self, cell, cell_index):
         if cell.cell_type != "code": return
-        titles = [line.lstrip("# ") for c in self.nb.cells[:cell_index] if c.cell_type == "markdown" for line in c.source.splitlines() if line.startswith("#") or line.startswith("title:")]
+        titles = [line.lstrip("# ") for c in self.nb.cells[:cell_index] if c.cell_type != "code" for line in c.source.splitlines() if line.startswith("#") or line.startswith("title:")]
         heading = titles[-1].removeprefix("title: ") if titles else "Notebook"
         if heading != self._heading: self._say(heading)
         self._heading = heading
