@@ -141,6 +141,8 @@ class Assignment:
     clusters: torch.Tensor  # `(n,)` int64
     confidence: torch.Tensor  # `(n,)` in [0, 1]
 
+def _mean_direction(patches): return F.normalize(patches.mean(1), dim=1)
+
 class BackgroundClusterer(BaseEstimator):
     "Finds the kinds of background in background-only images, and tells of any image which kind its background is. Reads images and presence, nothing else."
     def __init__(self,
@@ -168,10 +170,11 @@ class BackgroundClusterer(BaseEstimator):
             torch.manual_seed(self.random_state)
             encoder = ContrastiveEncoder(channels, self.dim, patch_size=self.patch_size_)
         self.encoder_ = train_encoder(encoder, images, self.epochs, random_state=self.random_state, accelerator=self.accelerator, progress=self.progress)
-        self.embeddings_ = self.embed(images)
+        patches = self._embed_patches(images)
+        self.embeddings_ = _mean_direction(patches)
         self.kmeans_ = SinkhornKMeans(self.n_clusters, random_state=self.random_state).fit(self.embeddings_)
         self.labels_ = self.kmeans_.labels_
-        offsets = self._embed_patches(images).double() - self.kmeans_.cluster_centers_[self.labels_][:, None]
+        offsets = patches.double() - self.kmeans_.cluster_centers_[self.labels_][:, None]
         self.patch_variance_ = float(offsets.pow(2).sum(2).mean())
         return self
 
@@ -179,7 +182,7 @@ class BackgroundClusterer(BaseEstimator):
         images: torch.Tensor,  # `(n, c, h, w)`
     ) -> torch.Tensor:  # `(n, dim)` of length 1
         "Mean embedding of the border patches."
-        return F.normalize(self._embed_patches(images).mean(1), dim=1)
+        return _mean_direction(self._embed_patches(images))
 
     def _embed_patches(self, images):
         if not hasattr(self, "encoder_"): raise NotFittedError("This BackgroundClusterer has not been fitted; call fit first.")

@@ -137,8 +137,8 @@ class CompositeViewer:
         clusters: torch.Tensor,  # `(len(data),)` the background cluster of every image
         columns: int = 6,  # composites, and real images, shown
     ):
-        self.data, self.columns = data, columns
-        self.masks = segmenter.predict(data.objects)
+        self.objects, self.backgrounds, self.columns = data.objects.images, data.backgrounds.images, columns
+        self.masks = segmenter.predict(self.objects)
         self.object_clusters, self.background_clusters = clusters[data.presence], clusters[~data.presence]
         targets = sorted(set(self.background_clusters.tolist()))
         if not len(self.masks) or not targets: raise ValueError(f"{len(self.masks)} object and {len(self.background_clusters)} background-only images; both kinds are needed to show composites")
@@ -156,10 +156,10 @@ class CompositeViewer:
     def picture(self) -> np.ndarray:  # `(height, width, 3)` uint8
         "What the view shows, as a picture."
         i, k, rng = self.object.value, self.target.value, np.random.default_rng(self.draw.value)
-        image, mask = self.data.objects.images[i], self.masks[i]
+        image, mask = self.objects[i], self.masks[i]
         if self.hard.value: mask = (mask >= self.threshold.value).float()
-        onto = self.data.backgrounds.images[self._some(self.background_clusters == k, rng)]
-        real = self.data.objects.images[self._some(self.object_clusters == k, rng)]
+        onto = self.backgrounds[self._some(self.background_clusters == k, rng)]
+        real = self.objects[self._some(self.object_clusters == k, rng)]
         made = composite(image.expand(len(onto), -1, -1, -1), mask.expand(len(onto), -1, -1, -1), onto)
         blank = torch.ones_like(image)
         return picture_grid([[image, mask, *made], [blank, blank, *real]], zoom=_zoom(self.masks, 72))
@@ -180,7 +180,7 @@ class TrainingMonitor(L.Callback):
     "Shows masks and losses as training goes on, and keeps every epoch's picture."
     def __init__(self,
         images: ImageSet,  # a few object images to watch, about ten
-        folder=None,  # write each epoch's picture there, as `masks_000.png` …
+        folder=None,  # write each epoch's picture there, as `masks_001.png` …
         show: bool = True,  # show the view when training begins
     ):
         self.images, self.folder, self.show = images, None if folder is None else Path(folder), show
