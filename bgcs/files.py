@@ -265,13 +265,15 @@ def check_pixels(
 def find_images(
     folder,  # a folder; files in folders below it count too
     pattern: str | None = None,  # which files to take, by path below the folder, such as 'site_*/ship*.png'; `*` also matches `/`
+    skipped: list[str] | None = None,  # complaints about folders that cannot be searched are added here; None: they are an error
 ) -> list[str]:  # paths below the folder, with `/`
     "The image files of a folder, in the order of their names."
     folder = os.fspath(folder)
     if not os.path.isdir(folder): raise ImageSetError(f"{folder} is not a folder.")
     found, problems = [], []
     _walk(folder, "", (), found, problems)
-    if problems: raise ImageSetError(f"{folder} cannot be searched:\n" + listing(problems))
+    if problems and skipped is None: raise ImageSetError(f"{folder} cannot be searched:\n" + listing(problems))
+    if problems: skipped += [os.path.join(folder, problem) for problem in problems]
     wanted = re.compile(fnmatch.translate(pattern)).match if pattern is not None else lambda name: name.lower().endswith(SUFFIXES)
     names = sorted(name for name in found if wanted(name))
     if not names: raise ImageSetError(f"{folder} holds no image. Looked for " + (f"files that match {pattern!r}." if pattern is not None else f"files ending in {', '.join(SUFFIXES)}, in folders below it too."))

@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .files import SUFFIXES, ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
+from .files import ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from .normalize import Normalization, as_normalization
 from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, read_all
 
 # %% auto #0
-__all__ = ['LOAD_AT_ONCE', 'plot_images', 'ImageSet', 'as_raw', 'from_arrays', 'from_files', 'as_presence', 'MaskStore',
-           'from_folders', 'from_table', 'from_globs', 'from_hdf5', 'from_dataset']
+__all__ = ['LOAD_AT_ONCE', 'plot_images', 'ImageSet', 'as_raw', 'from_arrays', 'open_set', 'from_files', 'as_presence',
+           'MaskStore', 'from_folders', 'from_table', 'from_globs', 'from_hdf5', 'from_dataset']
 
 # %% ../nbs/03_images.ipynb #b6e4055b
 def plot_images(
@@ -33,7 +33,8 @@ def plot_images(
     "A contact sheet of images; one channel is shown in grey, three in colour, of others the first."
     import matplotlib.pyplot as plt
     images = torch.as_tensor(images).detach().float().cpu()
-    if axes is None:
+    own = axes is None
+    if own:
         rows = -(-len(images) // columns)
         fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * (1.25 if titles is not None else 1.05)), squeeze=False)
     axes = np.ravel(axes)
@@ -42,10 +43,10 @@ def plot_images(
         shown = image.permute(1, 2, 0) if len(image) == 3 else image[0]
         ax.imshow(shown.clamp(0, 1), cmap="gray", vmin=0, vmax=1)
         if titles is not None: ax.set_title(str(titles[i]), fontsize=8, pad=2)
-    fig = axes[0].figure
-    fig.tight_layout(pad=0.2)
-    plt.close(fig)
-    return fig
+    if own:
+        fig.tight_layout(pad=0.2)
+        plt.close(fig)
+    return axes[0].figure
 
 # %% ../nbs/03_images.ipynb #24c142b6
 _COLUMNS = ("images", "presence", "source", "names", "masks", "background_class", "places", "paths")
@@ -85,13 +86,15 @@ class ImageSet:
 
     def weak(self) -> ImageSet:
         "The same set without masks and background classes: all that training may see."
-        return replace(self, masks=None, background_class=None)
+        return self._with(masks=None, background_class=None)
 
     def __getitem__(self,
         index,  # a slice, integer indices, or a bool mask, over images
     ) -> ImageSet:
         index = torch.arange(len(self))[index].reshape(-1)
-        return replace(self, **{name: _take(getattr(self, name), index) for name in _COLUMNS})
+        return self._with(**{name: _take(getattr(self, name), index) for name in _COLUMNS})
+
+    def _with(self, **changes): return ImageSet(**({f.name: getattr(self, f.name) for f in fields(ImageSet)} | changes))
 
     def info(self,
         i: int,  # number of an image
@@ -169,7 +172,7 @@ def _take(values, index):
 
 def _without(data, good, skipped, columns):
     "The good images of a set, with some columns given anew."
-    kept = replace(data[torch.from_numpy(good)], **columns, skipped=(*data.skipped, *skipped))
+    kept = data[torch.from_numpy(good)]._with(**columns, skipped=(*data.skipped, *skipped))
     if skipped: warnings.warn(f"{len(skipped)} images cannot be used and were left out: see .skipped")
     if len(data.presence.unique()) > len(kept.presence.unique()): _check_kinds(kept)
     return kept
@@ -208,7 +211,7 @@ def from_arrays(
     source = None if object_source is None else np.concatenate([_as_column(object_source, x, "object_source"), _as_column(background_source, b, "background_source")])
     if masks is not None: masks = torch.cat([_as_masks(masks, x), torch.zeros(len(b), 1, *b.shape[2:], dtype=torch.bool)])
     store = _CheckedArrays(x, b)
-    return _open(store, torch.arange(len(x) + len(b)) < len(x), as_normalization(normalization), on_bad, lazy=False, progress=False, masks=masks, source=source)
+    return open_set(store, torch.arange(len(x) + len(b)) < len(x), as_normalization(normalization), on_bad, lazy=False, progress=False, masks=masks, source=source)
 
 class _CheckedArrays(ArrayStore):
     "Object images and background-only images, checked as they are read."
@@ -245,11 +248,24 @@ def _as_column(values, images, name):
 
 LOAD_AT_ONCE = (5_000, 128_000_000)  # images, and bytes of raw pixels, up to which a set is read into memory as it is opened
 
-def _open(store, presence, normalization, on_bad, lazy, progress, masks=None, labels=None, **columns):
-    "An image set on a store; small ones are read at once."
-    if isinstance(masks, (FileStore, HDF5Store)): masks = LazyImages(masks, MaskLabels(labels))
-    data = ImageSet(LazyImages(store, normalization), torch.as_tensor(presence), masks=masks, normalization=normalization, raw_dtype=store.dtype.name, on_bad=on_bad, **columns)
+def open_set(
+    store,  # of raw images, see `bgcs.stores`
+    presence,  # `(n,)` bool
+    normalization: Normalization,  # of the raw images
+    on_bad: str,  # 'error', or 'skip'
+    lazy: bool | None,  # read when used; None: sets of more than `LOAD_AT_ONCE`
+    progress: bool,  # show a bar
+    masks=None,  # a tensor, or a store of masks
+    labels: tuple | None = None,  # which values in a store of masks mean the object; None: all but 0
+    index: np.ndarray | None = None,  # which images of the store; None: all
+    **columns,  # others of `ImageSet`
+) -> ImageSet:
+    "An image set on a store; small ones are read at once. What every way in ends with."
+    if masks is not None and not isinstance(masks, torch.Tensor): masks = LazyImages(masks, MaskLabels(labels), index)
+    if index is not None: columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
+    data = ImageSet(LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool), masks=masks, normalization=normalization, raw_dtype=store.dtype.name, on_bad=on_bad, **columns)
     _check_kinds(data)
+    if data.skipped: warnings.warn(f"{len(data.skipped)} images or folders cannot be used and were left out: see .skipped")
     if lazy is None: lazy = store.shape[0] > LOAD_AT_ONCE[0] or np.prod(store.shape) * store.dtype.itemsize > LOAD_AT_ONCE[1]
     return data if lazy else data.loaded(progress)
 
@@ -270,30 +286,35 @@ def from_files(
     on_bad: str = "error",  # what to do about images that cannot be used: 'error' names them all, 'skip' leaves them out
     lazy: bool | None = None,  # read when used; None: sets of more than `LOAD_AT_ONCE`
     progress: bool = True,  # show a bar, if it takes longer than a second
+    skipped=(),  # complaints about what was left out already
 ) -> ImageSet:
     "An image set from a list of image files."
-    columns = {"files": [os.fspath(f) for f in files], "presence": as_presence(presence, files), "source": source, "masks": masks, "names": names}
+    columns = {"files": [os.fspath(f) for f in files], "presence": presence, "source": source, "masks": masks, "names": names}
     for name, column in columns.items():
         if column is not None and len(column) != len(columns["files"]): raise ImageSetError(f"There are {len(columns['files'])} files and {len(column)} entries of {name}; expected one for each file")
     if not columns["files"]: raise ImageSetError("There are no files to read")
+    there, unclear = as_presence(presence, columns["files"], on_bad)
+    columns = {name: None if column is None else [column[i] for i in there] for name, column in columns.items()} | {"presence": list(there.values())}
     columns, page_of = _expand_pages(columns, pages)
     reading = Reading(color, crop, resize, dtype)
     store = FileStore(columns["files"], page_of, reading)
     mask_store = None if masks is None else _mask_store(columns, page_of, reading, store, mask_labels)
     names = np.array(columns["names"] if columns["names"] is not None else columns["files"])
     source = None if columns["source"] is None else np.asarray(columns["source"])
-    return _open(store, columns["presence"], as_normalization(normalization), on_bad, lazy, progress, masks=mask_store, source=source, names=names, paths=np.array(columns["files"]))
+    return open_set(store, columns["presence"], as_normalization(normalization), on_bad, lazy, progress, masks=mask_store, source=source, names=names, paths=np.array(columns["files"]), skipped=(*skipped, *unclear))
 
 _PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 def as_presence(
     values,  # bools, 0 and 1, or the words true/false, yes/no
     names,  # what to call each in an error
-) -> torch.Tensor:  # `(n,)` bool
+    on_bad: str = "error",  # 'error', or 'skip'
+) -> tuple[dict[int, bool], list[str]]:  # presence by number, and complaints about those left out
+    "Presence as it was written, which must be one of two things."
     words = [str(v.item() if isinstance(v, (np.generic, torch.Tensor)) else v).strip().lower().removesuffix(".0") for v in values]
-    bad = [f"{name}: {value!r}" for name, value, word in zip(names, values, words) if word not in _PRESENT]
-    if bad: raise ImageSetError(f"{len(bad)} presence values are not binary; expected True or False, 1 or 0, yes or no:\n" + listing(bad))
-    return torch.tensor([_PRESENT[w] for w in words], dtype=torch.bool)
+    bad = [f"{name}: presence is {word!r}" for name, word in zip(names, words) if word not in _PRESENT]
+    if bad and on_bad != "skip": raise ImageSetError(f"{len(bad)} presence values are not binary; expected True or False, 1 or 0, yes or no:\n" + listing(bad))
+    return {i: _PRESENT[word] for i, word in enumerate(words) if word in _PRESENT}, bad
 
 def _expand_pages(columns, pages):
     "One row for each page of each file; the pages of a file share it as their source."
@@ -308,7 +329,7 @@ def _expand_pages(columns, pages):
     rows = np.repeat(np.arange(len(counts)), counts)
     page_of = [int(p) for n in counts for p in range(n)]
     names = columns["names"] if columns["names"] is not None else columns["files"]
-    columns = {name: None if column is None else column[torch.from_numpy(rows)] if isinstance(column, torch.Tensor) else [column[i] for i in rows] for name, column in columns.items()}
+    columns = {name: None if column is None else [column[i] for i in rows] for name, column in columns.items()}
     return columns | {"names": [f"{names[i]} (page {p})" for i, p in zip(rows, page_of)]}, page_of
 
 # %% ../nbs/03_images.ipynb #7cc0ae15
@@ -331,7 +352,7 @@ class MaskStore(FileStore):
 
 def _mask_store(columns, page_of, reading, store, labels):
     paths = [None if m is None else os.fspath(m) for m in columns["masks"]]
-    bare = [file for file, mask, there in zip(columns["files"], paths, columns["presence"].tolist()) if there and mask is None]
+    bare = [file for file, mask, there in zip(columns["files"], paths, columns["presence"]) if there and mask is None]
     if bare: raise ImageSetError(f"{len(bare)} object images have no mask, where others have. Give masks for all of them, or for none:\n" + listing(bare))
     return MaskStore(paths, columns["files"], page_of, reading, store.shape[2:], labels)
 
@@ -345,11 +366,12 @@ def from_folders(
 ) -> ImageSet:
     "An image set from a folder of object images and a folder of background-only images, folders below them included."
     folders = [Path(object_folder), Path(background_folder)]
-    names = [find_images(folder) for folder in folders]
+    skipped = [] if options.get("on_bad") == "skip" else None
+    names = [find_images(folder, skipped=skipped) for folder in folders]
     files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
     _refuse_twice(files)
     masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0]) + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], **options)
+    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], skipped=skipped or (), **options)
 
 def _sources(files, source): return None if source is None else [source(Path(f)) for f in files]
 
@@ -407,11 +429,12 @@ def from_globs(
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
     "An image set from one folder tree, with a pattern for each class."
-    names = [find_images(root, pattern) for pattern in (objects, backgrounds)]
+    skipped = [] if options.get("on_bad") == "skip" else None
+    names = [find_images(root, pattern, skipped if k == 0 else []) for k, pattern in enumerate((objects, backgrounds))]
     files = [os.path.join(root, name) for found in names for name in found]
     _refuse_twice(files)
     masks = None if mask is None else [mask(Path(f)) for f in files[:len(names[0])]] + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], **options)
+    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], skipped=skipped or (), **options)
 
 # %% ../nbs/03_images.ipynb #d74fa374
 def from_hdf5(
@@ -434,10 +457,11 @@ def from_hdf5(
     "An image set from named data sets of an HDF5 file, read in chunks."
     store = HDF5Store(path, images, channel_axis, Reading(color, crop, resize))
     with open_hdf5(path) as file: columns = {name: _column(file, dataset, store.shape[0]) for name, dataset in (("presence", presence), ("source", source), ("names", names)) if dataset is not None}
-    presence = as_presence(columns.pop("presence"), [f"{presence}[{i}]" for i in range(store.shape[0])])
+    there, unclear = as_presence(columns.pop("presence"), [f"{path}: {presence}[{i}]" for i in range(store.shape[0])], on_bad)
+    index = None if len(there) == store.shape[0] else np.array(list(there), np.int64)
     mask_store = None if masks is None else HDF5Store(path, masks, 1, Reading(crop=crop, resize=resize, nearest=True, check=False))
     if mask_store is not None and (mask_store.shape[0], *mask_store.shape[2:]) != (store.shape[0], *store.shape[2:]): raise ImageSetError(f"{path}: data set {masks!r} has {mask_store.shape[0]} masks of {_size(mask_store)} for {store.shape[0]} images of {_size(store)}; expected one of the same size for each")
-    return _open(store, presence, as_normalization(normalization), on_bad, lazy, progress, masks=mask_store, labels=None if mask_labels is None else tuple(mask_labels), **columns)
+    return open_set(store, list(there.values()), as_normalization(normalization), on_bad, lazy, progress, mask_store, None if mask_labels is None else tuple(mask_labels), index, skipped=tuple(unclear), **columns)
 
 def _column(file, name, n):
     dataset = dataset_of(file, name)
@@ -460,8 +484,8 @@ def from_dataset(
     images = [channels_first(image.numpy() if isinstance(image, torch.Tensor) else np.asarray(image)) for image, _ in samples]
     forms = {(image.shape, image.dtype) for image in images}
     if len(forms) > 1: raise ImageSetError(f"Images of the data set differ: {', '.join(f'{shape} {dtype}' for shape, dtype in sorted(forms, key=str)[:5])}. Give the data set a transform that brings them to one size")
-    there = as_presence([presence(target) for _, target in samples], [f"target of image {i}" for i in range(len(samples))])
-    order = np.argsort(~there.numpy(), kind="stable")
+    there = np.array(list(as_presence([presence(target) for _, target in samples], [f"target of image {i}" for i in range(len(samples))])[0].values()), bool)
+    order = np.argsort(~there, kind="stable")
     raw = np.stack(images)[order]
     sources = None if source is None else np.array([source(target) for _, target in samples])[order]
     n = int(there.sum())

@@ -22,9 +22,9 @@ from .files import ImageSetError, change_size, check_pixels, image_info, listing
 from .normalize import Normalization
 
 # %% auto #0
-__all__ = ['FORMAT', 'Reading', 'Mismatch', 'describe_form', 'attempt', 'ArrayStore', 'PackedStore', 'FileStore', 'HDF5Store',
-           'open_hdf5', 'dataset_of', 'LazyImages', 'MaskLabels', 'cache_folder', 'clear_cache', 'Problems', 'read_all',
-           'Packed', 'pack']
+__all__ = ['FORMAT', 'Reading', 'Mismatch', 'describe_form', 'attempt', 'ArrayStore', 'PackedStore', 'FileStore', 'all_good',
+           'digest', 'HDF5Store', 'open_hdf5', 'dataset_of', 'LazyImages', 'MaskLabels', 'cache_folder', 'clear_cache',
+           'Problems', 'read_all', 'Packed', 'pack']
 
 # %% ../nbs/02_stores.ipynb #c3951405
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ class FileStore:
         if len(indices) < 8 or self.threads == 1: return [self._checked(i) for i in indices]
         with ThreadPoolExecutor(self.threads) as pool: return list(pool.map(self._checked, indices, chunksize=max(1, len(indices) // (4 * self.threads))))
 
-    def read(self, indices): return _all_good(self, indices)
+    def read(self, indices): return all_good(self, indices)
 
-    def identity(self): return _digest("files", asdict(self.reading), [os.path.abspath(p) if p is not None else None for p in self.paths], self.pages)
+    def identity(self): return digest("files", asdict(self.reading), [os.path.abspath(p) if p is not None else None for p in self.paths], self.pages)
 
     def fingerprint(self):
         states = []
@@ -166,15 +166,19 @@ class FileStore:
             try: state = os.stat(path) if path is not None else None
             except OSError: state = None
             states.append((state.st_size, state.st_mtime_ns, state.st_ino) if state else None)
-        return _digest(states)
+        return digest(states)
 
-def _all_good(store, indices):
+def all_good(
+    store,
+    indices,  # of images
+) -> np.ndarray:  # `(k, c, h, w)`
+    "Images of a store in one array, or one error that names all that cannot be used."
     images = store.batch(indices)
     bad = [f"{store.name(i)} {image}" for i, image in zip(indices, images) if isinstance(image, ImageSetError)]
     if bad: raise ImageSetError(f"{len(bad)} images cannot be used:\n" + listing(bad))
     return np.stack(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
 
-def _digest(*things): return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
+def digest(*things) -> str: return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 # %% ../nbs/02_stores.ipynb #837e5d07
 class HDF5Store:
@@ -225,13 +229,13 @@ class HDF5Store:
         slab = self._raw(slice(int(run[0]), int(run[-1]) + 1))
         return [attempt(lambda: self._finish(slab[i - run[0]])) for i in run]
 
-    def read(self, indices): return _all_good(self, indices)
+    def read(self, indices): return all_good(self, indices)
 
-    def identity(self): return _digest("hdf5", os.path.abspath(self.path), self.dataset, self.axis, asdict(self.reading))
+    def identity(self): return digest("hdf5", os.path.abspath(self.path), self.dataset, self.axis, asdict(self.reading))
 
     def fingerprint(self):
         state = os.stat(self.path)
-        return _digest(state.st_size, state.st_mtime_ns, state.st_ino)
+        return digest(state.st_size, state.st_mtime_ns, state.st_ino)
 
 def _runs(rows, gap=4, longest=1024):
     "Sorted rows in runs whose members lie so near each other that reading over the gaps is cheaper than reading apart."
@@ -459,8 +463,8 @@ def pack(
 ) -> Packed:
     "The packed cache of these stores, built if there is none of their present state."
     root = Path(folder) if folder is not None else cache_folder()
-    identity = _digest(FORMAT, {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}, str(check))
-    final = root / f"{identity}-{_digest([store.fingerprint() for store in stores.values()])}"
+    identity = digest(FORMAT, {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}, str(check))
+    final = root / f"{identity}-{digest([store.fingerprint() for store in stores.values()])}"
     packed = _open_cache(final, stores)
     if packed is None:
         root.mkdir(parents=True, exist_ok=True)
