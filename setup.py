@@ -23,7 +23,7 @@ setup(
     packages=find_packages(include=["bgcs", "bgcs.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split()} | {name: [package] for name, package in (extra.split(":") for extra in cfg["extras"].split())},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -91,12 +92,11 @@ def _pillow_info(path):
     with Image.open(path) as file:
         size = file.size
         turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        dtype = "uint16" if _is_deep_png(path, file) or file.mode.startswith("I;16") else {"1": "bool", "I": "int32", "F": "float32"}.get(file.mode, "uint8")
+        with open(path, "rb") as raw: deep = _is_deep_png(raw.read(25))
+        dtype = "uint16" if deep or file.mode.startswith("I;16") else {"1": "bool", "I": "int32", "F": "float32"}.get(file.mode, "uint8")
         return ImageInfo(len(file.getbands()), *(size if turned else size[::-1]), dtype, mode=file.mode)
 
-def _is_deep_png(path, file):
-    if file.format != "PNG": return False
-    with open(path, "rb") as raw: return raw.read(25)[24] == 16  # bit depth, in the header chunk
+def _is_deep_png(content): return content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16  # the bit depth, in the header chunk
 
 def _npy_info(path):
     shape, dtype = (array := np.load(path, mmap_mode="r", allow_pickle=False)).shape, array.dtype
@@ -123,18 +123,17 @@ def image_info(
     "What the header of an image file says, without reading its pixels."
     path = os.fspath(path)
     kind = _kind(path)
-    try:
-        if not os.path.getsize(path): raise ImageSetError("is empty (0 bytes). Copy it again")
-        info = _INFO[kind](path)
+    try: info = _INFO[kind](path)
     except (ImageSetError, MemoryError): raise
-    except Exception as error: raise ImageSetError(_why_unreadable(error)) from None
+    except Exception as error: raise ImageSetError(_why_unreadable(error, path)) from None
     _refuse_bombs(info.height * info.width)
     return info
 
-def _why_unreadable(error):
+def _why_unreadable(error, path):
     if isinstance(error, FileNotFoundError): return "is not there. Copy it again, or take it out of the list"
     if isinstance(error, PermissionError): return "may not be read by this user. Change its permissions"
     if isinstance(error, OSError) and error.errno == 40: return "is a symbolic link that leads to itself. Remove the link"
+    if os.path.isfile(path) and not os.path.getsize(path): return "is empty (0 bytes). Copy it again"
     if isinstance(error, Image.DecompressionBombError): return f"declares more pixels than Pillow allows: perhaps a decompression bomb. If it is right, raise PIL.Image.MAX_IMAGE_PIXELS ({error})"
     if isinstance(error, UnidentifiedImageError): return "is not an image, whatever its name says. Remove it, or name it for what it is"
     if isinstance(error, ValueError) and any(word in str(error) for word in ("pickle", "Python objects")): return "holds Python objects, which are never loaded. Save a plain array of numbers"
@@ -162,11 +161,12 @@ def recolor(
     return array[:3] if color == "rgb" else _like(np.tensordot([[0.299, 0.587, 0.114]], array[:3].astype(np.float64), 1), array.dtype)
 
 def _read_pillow(path, page, color):
-    with Image.open(path) as file:
-        if _is_deep_png(path, file) and len(file.getbands()) > 1:
+    content = Path(path).read_bytes()
+    with Image.open(io.BytesIO(content)) as file:
+        if _is_deep_png(content) and len(file.getbands()) > 1:
             import imagecodecs
-            return channels_first(imagecodecs.png_decode(Path(path).read_bytes()), channel_axis=-1)
-        file = ImageOps.exif_transpose(file)
+            return channels_first(imagecodecs.png_decode(content), channel_axis=-1)
+        if file.getexif().get(0x0112, 1) != 1: file = ImageOps.exif_transpose(file)
         if color == "index" and file.mode == "P": return np.asarray(file)[None]
         if file.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not file.mode.startswith("I;16"):
             if color is None: raise ImageSetError(f"has {'a colour palette' if file.mode in ('P', 'PA') else 'colours in ' + file.mode}. Say color='rgb' or color='gray' to convert such images")
@@ -219,17 +219,18 @@ def read_image(
 ) -> np.ndarray:  # `(c, h, w)` in the type of the file
     "The pixels of one image file."
     _check_color(color)
-    info, path = image_info(path), os.fspath(path)
-    pages = _pages_wanted(info, page)
-    try: array = np.concatenate([_READ[_kind(path)](path, p, color) for p in pages])
+    path = os.fspath(path)
+    kind = _kind(path)
+    pages = _pages_wanted(1 if kind == "pillow" else image_info(path).pages, page)
+    try: array = np.concatenate([_READ[kind](path, p, color) for p in pages]) if len(pages) > 1 else _READ[kind](path, pages[0], color)
     except (ImageSetError, MemoryError): raise
-    except Exception as error: raise ImageSetError(_why_unreadable(error)) from None
+    except Exception as error: raise ImageSetError(_why_unreadable(error, path)) from None
     return change_size(recolor(array, color), crop, resize, nearest)
 
-def _pages_wanted(info, page):
-    if page is None and info.pages > 1: raise ImageSetError(f"has {info.pages} pages. Say pages='images', pages='channels', or the number of one page")
-    if page in (None, "channels"): return range(info.pages)
-    if not isinstance(page, (int, np.integer)) or not 0 <= page < info.pages: raise ImageSetError(f"has {info.pages} pages, and page {page!r} was asked for")
+def _pages_wanted(pages, page):
+    if page is None and pages > 1: raise ImageSetError(f"has {pages} pages. Say pages='images', pages='channels', or the number of one page")
+    if page in (None, "channels"): return range(pages)
+    if not isinstance(page, (int, np.integer)) or not 0 <= page < pages: raise ImageSetError(f"has {pages} pages, and page {page!r} was asked for")
     return [page]
 
 def change_size(

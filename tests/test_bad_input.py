@@ -22,11 +22,11 @@ def good(tmp_path): return write(tmp_path / "good", [(32, 32)] * 4)
 
 FOLDERS = {
     "empty": (lambda f: f.mkdir(), "holds no image"),
-    "no readable image": (lambda f: (f.mkdir(), (f / "a.png").write_text("no"), (f / "b.jpg").write_bytes(b"")), "2 of 2 files"),
+    "no readable image": (lambda f: (f.mkdir(), (f / "a.png").write_text("no"), (f / "b.jpg").write_bytes(b"")), "2 of 6 images"),
     "mixed sizes": (lambda f: write(f, [(32, 32), (32, 32), (40, 30)]), "resize=(32, 32)"),
-    "mixed channels": (lambda f: (write(f, [(32, 32)]), Image.new("RGB", (32, 32)).save(f / "colour.png")), "gray=True"),
-    "other size": (lambda f: write(f, [(40, 40)]), "1×32×32 and background-only images 1×40×40"),
-    "other channels": (lambda f: write(f, [(32, 32)], "RGB"), "3×32×32"),
+    "mixed channels": (lambda f: (write(f, [(32, 32)]), Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(f / "colour.png")), "color='gray'"),
+    "other size": (lambda f: write(f, [(40, 40)]), "1 channel, 40×40, uint8: 1 images"),
+    "other channels": (lambda f: write(f, [(32, 32)], "RGB"), "3 channels, 32×32"),
     "missing": (lambda f: None, "is not a folder"),
 }
 

@@ -1,0 +1,115 @@
+"""The packed cache with real second processes: two that build it at once, builders that are killed, a disk that is full."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bgcs.images import from_folders
+from bgcs.stores import PackedStore
+
+BUILD = """
+import sys, time
+from bgcs.images import from_folders
+objects, backgrounds, cache = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+data = from_folders(objects, backgrounds, lazy=True).packed(cache)
+print(len(data), float(data.images[:].double().sum()), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    for kind in ("with", "without"):
+        (root / kind).mkdir()
+        for i in range(1500): Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(root / kind / f"{i:05}.png", compress_level=1)
+    return root / "with", root / "without"
+
+
+def builder(folders, cache, **kw):
+    process = subprocess.Popen([sys.executable, "-c", BUILD, *map(str, folders), str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **kw)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+def go(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def truth(folders): return from_folders(*folders).images
+
+
+def test_two_at_once(folders, tmp_path):
+    processes = [builder(folders, tmp_path) for _ in range(2)]
+    for process in processes: go(process)
+    said = [process.communicate(timeout=120)[0].strip().splitlines()[-1] for process in processes]
+    assert said[0] == said[1] == f"3000 {float(truth(folders).double().sum())}"
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 1 and not list(tmp_path.glob("*.building"))
+
+
+def test_killed_while_building(folders, tmp_path):
+    chance, interrupted = random.Random(0), 0
+    for _ in range(8):
+        process = builder(folders, tmp_path)
+        go(process)
+        time.sleep(chance.uniform(0.05, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        interrupted += bool(list(tmp_path.glob("*.building")))
+    assert interrupted, "no builder was killed at its work; make the set larger"
+    data = from_folders(*folders, lazy=True).packed(tmp_path)
+    assert isinstance(data.images.store, PackedStore) and (data.images[:] == truth(folders)).all() and not list(tmp_path.glob("*.building"))
+
+
+def test_killed_holder_of_the_lock_is_not_waited_for(folders, tmp_path):
+    first = builder(folders, tmp_path)
+    go(first)
+    while not list(tmp_path.glob("*.building")): time.sleep(0.01)
+    second = builder(folders, tmp_path)
+    go(second)
+    first.send_signal(signal.SIGKILL)
+    assert second.communicate(timeout=60)[0].strip().splitlines()[-1].startswith("3000 ") and second.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files by POSIX means")
+def test_full_disk(folders, tmp_path):
+    import resource
+    process = builder(folders, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
+    go(process)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode and "The packed cache could not be written in" in complaint and "set BGCS_CACHE to a folder on another disk" in complaint
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_changed_file(folders, tmp_path):
+    before = from_folders(*folders, lazy=True).packed(tmp_path)
+    changed = folders[0] / "00003.png"
+    old = changed.read_bytes()
+    try:
+        Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(changed)
+        after = from_folders(*folders, lazy=True).packed(tmp_path)
+        assert not (after.images[3] == before.images[3]).all() and (after.images[4:] == before.images[4:]).all()
+        assert len(list(tmp_path.glob("*/images.npy"))) == 1
+    finally: changed.write_bytes(old)
+
+
+def test_training_from_the_cache_is_training_from_memory(folders, tmp_path, monkeypatch):
+    import torch
+    from bgcs.cluster import BackgroundClusterer
+    from bgcs.segment import Segmenter
+    monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
+    index = torch.arange(0, 3000, 30)
+    masks = []
+    for lazy in (False, True):
+        data = from_folders(*folders, lazy=lazy)[index]
+        clusters = BackgroundClusterer(2, epochs=1, progress=False).fit(data).predict(data)
+        masks.append(Segmenter(base_width=4, depth=1).fit(data, clusters, steps=3, epochs=1, per_cluster=4, n_real=8, accelerator="cpu", progress=False).predict(data.objects[:5]))
+    assert len(list(tmp_path.glob("*/images.npy"))) == 1 and torch.equal(*masks)
