@@ -76,7 +76,7 @@ class Description:
         _plot_sources(right, self.by_source)
         kinds = [part for part in (self.data.objects, self.data.backgrounds) if len(part)]
         pictures = torch.cat([part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds])
-        plot_images(pictures, axes=sheet.subplots(len(kinds), n))
+        plot_images(pictures * (6 if self.data.normalization.name == "mean-clip" else 1), axes=sheet.subplots(len(kinds), n))
         sheet.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.02, 0.02)
         top.subplots_adjust(0.08, 0.27, 0.98, 0.95, 0.2)
         plt.close(fig)

@@ -250,7 +250,7 @@ def change_size(
     how = dict(mode="nearest-exact") if nearest else dict(mode="bilinear", antialias=True)
     return _like(torch.nn.functional.interpolate(values, size=tuple(resize), **how)[0].numpy(), array.dtype)
 
-# %% ../nbs/00_files.ipynb #ac866ceb
+# %% ../nbs/00_files.ipynb #345b80ae
 def check_pixels(
     array: np.ndarray,  # `(c, h, w)`
 ) -> None:
@@ -262,7 +262,7 @@ def check_pixels(
     if not np.isfinite([low, high]).all(): raise ImageSetError(f"holds {np.count_nonzero(~np.isfinite(array)):,} values that are NaN or infinite. Replace them, or leave the image out")
     if low == high: raise ImageSetError(f"is {low:g} everywhere, so nothing can be learned from it. Leave it out")
 
-# %% ../nbs/00_files.ipynb #0927748a
+# %% ../nbs/00_files.ipynb #f7a5d817
 def find_images(
     folder,  # a folder; files in folders below it count too
     pattern: str | None = None,  # which files to take, by path below the folder, such as 'site_*/ship*.png'; `*` also matches `/`

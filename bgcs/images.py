@@ -147,11 +147,13 @@ class ImageSet:
     def plot(self,
         n: int = 10,  # images of each kind
         size: float = 0.9,  # inches a picture
+        gain: float | None = None,  # brightens the pictures; None: 6 for 'mean-clip', whose average is 1/16, otherwise 1
     ):  # a matplotlib figure
         "Object images above, background-only images below, spread evenly over the set."
+        gain = gain or (6 if self.normalization.name == "mean-clip" else 1)
         kinds = [part for part in (self.objects, self.backgrounds) if len(part)]
         rows = [part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds]
-        return plot_images(torch.cat(rows), columns=n, size=size)
+        return plot_images(gain * torch.cat(rows), columns=n, size=size)
 
     def __repr__(self):
         c, h, w = self.shape
@@ -335,7 +337,14 @@ def _expand_pages(columns, pages):
 # %% ../nbs/03_images.ipynb #7cc0ae15
 class MaskStore(FileStore):
     "Masks in files: 1 where the object is."
-    def __init__(self, paths, image_paths, pages, reading, size, labels=None):
+    def __init__(self,
+        paths: list,  # of mask files; None: nothing to mark
+        image_paths: list,  # of the images, whose size a mask must have
+        pages: list | None,  # see `FileStore`
+        reading: Reading,  # of the images
+        size: tuple[int, int],  # `(height, width)` after reading
+        labels=None,  # which values mean the object; None: all but 0
+    ):
         self.image_paths, self.labels = image_paths, None if labels is None else tuple(labels)
         super().__init__(paths, pages, Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False), shape=(1, *size), dtype=np.uint8)
 

@@ -85,6 +85,7 @@ class Normalization:
     def __call__(self,
         raw: np.ndarray,  # `(n, c, h, w)` of any real type
     ) -> torch.Tensor:  # `(n, c, h, w)` float32 in [0, 1]
+        "Normalise raw images."
         return torch.from_numpy(np.ascontiguousarray(_METHODS[self.name][0](raw, self)))
 
     def always_applies(self,
@@ -104,6 +105,7 @@ class Normalization:
         settings: dict,  # as `to_dict` gives them
         function: Callable | None = None,  # the function, where the settings name one: it is never looked up, since that could run a stranger's code
     ) -> Normalization:
+        "The normalisation that `to_dict` described."
         wanted = settings.get("function")
         if wanted is not None:
             if function is None: raise ValueError(f"this normalization is the function {wanted}; give that function")
@@ -119,6 +121,7 @@ def _name_of(function): return f"{function.__module__}.{function.__qualname__}"
 def as_normalization(
     value,  # a `Normalization`, a name, a name and its numbers such as `('range', 0, 4095)`, or a function
 ) -> Normalization:
+    "What every `normalization=` of the library goes through."
     if isinstance(value, Normalization): return value
     if isinstance(value, str): return Normalization(value)
     if isinstance(value, (tuple, list)) and value and value[0] in _METHODS: return Normalization(value[0], **dict(zip(_METHODS[value[0]][1], value[1:])))

@@ -305,6 +305,7 @@ def patch_name(
     image: str,  # name of the large image
     place,  # top, left, height, width, mirrored
 ) -> str:
+    "What a patch is called."
     return f"{image} [{place[0]}, {place[1]}{', mirrored' if place[4] else ''}]"
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .images import ImageSet
 # %% auto #0
 __all__ = ['PARTS', 'FORMAT', 'exact_duplicates', 'Splits', 'split', 'tied_sources']
 
-# %% ../nbs/04_splits.ipynb #3c2d8f89
+# %% ../nbs/04_splits.ipynb #a2d41974
 def exact_duplicates(
     data: ImageSet,
 ) -> np.ndarray:  # `(n,)` int64: the number of the first image that has the same pixels, its own where it is the first
@@ -34,7 +34,7 @@ def _pixels(data):
         part = slice(start, start + 1024)
         yield from np.ascontiguousarray(data.images.raw(part) if data.lazy else data.images[part].numpy())
 
-# %% ../nbs/04_splits.ipynb #10ecb1f6
+# %% ../nbs/04_splits.ipynb #23a20cca
 PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Splits:
 
 FORMAT = "bgcs.splits/1"
 
-# %% ../nbs/04_splits.ipynb #23a20cca
+# %% ../nbs/04_splits.ipynb #41e730ba
 def split(
     data: ImageSet,  # the set to split; a lazy one is packed first, since all images are read
     val: float = 0.15,  # share of sources for validation

@@ -63,6 +63,7 @@ def describe_form(
     shape: tuple[int, int, int],  # `(c, h, w)`
     dtype,  # of the pixels
 ) -> str:
+    "How images look, in words."
     c, h, w = shape
     return f"{c} channel{'s' * (c > 1)}, {h}×{w}, {np.dtype(dtype).name}"
 
@@ -73,6 +74,7 @@ def _matched(image, shape, dtype):
 def attempt(
     read,  # a function without arguments
 ):  # what it gives, or the `ImageSetError` that it raises
+    "Do something for one of many images, so that all complaints can be gathered."
     try: return read()
     except ImageSetError as error: return error
 
@@ -178,7 +180,9 @@ def all_good(
     if bad: raise ImageSetError(f"{len(bad)} images cannot be used:\n" + listing(bad))
     return np.stack(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
 
-def digest(*things) -> str: return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
+def digest(*things) -> str:
+    "A short name for what these things are."
+    return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 # %% ../nbs/02_stores.ipynb #837e5d07
 class HDF5Store:
@@ -246,6 +250,7 @@ def _runs(rows, gap=4, longest=1024):
 def open_hdf5(
     path,  # of an HDF5 file
 ):  # the file, open for reading
+    "An HDF5 file, or an error that says what is wrong with it."
     import h5py
     if not os.path.isfile(path): raise ImageSetError(f"{path} is not there; expected an HDF5 file")
     try: return h5py.File(path, "r")

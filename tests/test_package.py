@@ -11,7 +11,7 @@ import bgcs
 
 PACKAGE = Path(bgcs.__file__).parent
 ROOMS = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("_"))
-ORDER = "images datasets encoders cluster blend divergence masknet segment evaluate predict widgets experiments".split()
+ORDER = [p.stem[3:] for p in sorted((PACKAGE.parent / "nbs").glob("[0-9][0-9]_*.ipynb"))]  # notebooks are numbered in the order of the rooms
 
 
 def modules_after(code):
