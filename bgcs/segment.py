@@ -184,7 +184,8 @@ class Segmenter(L.LightningModule):
 
     def configure_optimizers(self):
         optimiser = torch.optim.Adam(self.net.parameters(), lr=self.settings["lr"], betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.settings["lr"], total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.1)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.settings["lr"], total_steps=steps, pct_start=0.2 if steps == 10 else 0.1)  # it divides by pct_start * steps - 1
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def fit(self,
