@@ -45,7 +45,7 @@ __all__ = ['TEXTURES', 'SPRITES', 'BRODATZ_FILES', 'PUBLISHED', 'texture_crops',
            'site_of', 'Shipwrecks', 'free_patches', 'WindowStore', 'Birds', 'bird_names', 'outside_fan', 'scenes',
            'deal_groups', 'MarineDebris']
 
-# %% ../nbs/09_datasets.ipynb #75264a10
+# %% ../nbs/09_datasets.ipynb #96850684
 TEXTURES = ("brick", "grass", "gravel")
 _ROWS = {"train": (0, 312), "val": (312, 412), "test": (412, 512)}  # of 512
 _COLUMNS = {"object": (0, 256), "background": (256, 512)}
@@ -69,7 +69,7 @@ def _crops(textures, n, side, rows, columns, rng):
     ys, xs = (rng.integers(low, high - side + 1, size=n) for low, high in (rows, columns))
     return np.stack([textures[k, y:y + side, x:x + side] for k, y, x in zip(which, ys, xs)]), which
 
-# %% ../nbs/09_datasets.ipynb #a35a4c12
+# %% ../nbs/09_datasets.ipynb #07fde188
 def paste(
     background: np.ndarray,  # `(h, w)` image to paste on; changed in place
     picture: np.ndarray,  # `(a, b)` object, no larger than the background
@@ -93,7 +93,7 @@ def _objects_on_textures(draw, n, image_size, split, random_state):
     data = from_arrays(x, b, masks=masks)
     return ImageSet(data.images, data.presence, masks=data.masks, background_class=torch.from_numpy(np.concatenate([x_class, b_class])))
 
-# %% ../nbs/09_datasets.ipynb #20c7b747
+# %% ../nbs/09_datasets.ipynb #0ee39d64
 def digits_on_textures(
     split: str = "train",  # 'train', 'val' or 'test': they share neither digits nor parts of textures
     n: int = 2000,  # number of object images, and of background-only images
@@ -111,7 +111,7 @@ def digits_on_textures(
         return digit, digit > threshold_otsu(digit)
     return _objects_on_textures(draw, n, image_size, split, random_state)
 
-# %% ../nbs/09_datasets.ipynb #27fe9dc2
+# %% ../nbs/09_datasets.ipynb #be6144fb
 SPRITES = ("square", "ellipse", "heart")
 
 def draw_sprite(
@@ -132,7 +132,7 @@ def draw_sprite(
     else: raise ValueError(f"shape={shape!r}; expected one of {', '.join(map(repr, SPRITES))}")
     return inside.reshape(side, 4, side, 4).mean((1, 3)).astype(np.float32)
 
-# %% ../nbs/09_datasets.ipynb #12c1151b
+# %% ../nbs/09_datasets.ipynb #08a1ef11
 def sprites_on_textures(
     split: str = "train",  # 'train', 'val' or 'test': they share no part of a texture
     n: int = 2000,  # number of object images, and of background-only images
@@ -149,7 +149,7 @@ def sprites_on_textures(
         return np.full_like(sprite, rng.uniform(150, 250) / 255), sprite > 0.5
     return _objects_on_textures(draw, n, image_size, split, random_state)
 
-# %% ../nbs/09_datasets.ipynb #194dcb5f
+# %% ../nbs/09_datasets.ipynb #cf023607
 class PublishedSet(ImageSet):
     "An image set that others have published, read from its files."
     title = citation = licence = homepage = ""
@@ -235,7 +235,7 @@ def draw_from(
     if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"n={n!r}; expected a whole number, at least 1")
     return np.concatenate([rng.permutation(m) for _ in range(-(-n // m))])[:n]
 
-# %% ../nbs/09_datasets.ipynb #59a708c6
+# %% ../nbs/09_datasets.ipynb #995f5e41
 _BRODATZ = {4: "1ef331b11c9a3b85c34f4be1852b69e5", 5: "8c6b91aee71dfcd66aee551e6a0609e0", 6: "e6bb6971f81d319f623615d5694b3209", 9: "dc65d59935048475ad4867d84ebbfa54", 18: "1649654b700b0ec8dea92d937db90e07",
             24: "553f108617063d3bae59dbc0842d40a6", 29: "97c091cf6bd85df9953fbacf4c26e653", 53: "fea16eb7f88bef7b8f59cb773c109a1e", 84: "71cfd495fe5697ba2c97584362c763d7", 92: "0e1ad08968c216ec63989cea2ed97591"}
 BRODATZ_FILES = tuple(SetFile(f"textures/D{n}.gif", f"http://www.ux.uis.no/~tranden/brodatz/D{n}.gif", f"md5:{md5}") for n, md5 in _BRODATZ.items())
@@ -288,7 +288,7 @@ def texture_part(
     rows, columns = ((0, 1), (0, 1)) if shared else (_PARTS_OF_ROWS[split], {"object": (0, 0.5), "background": (0.5, 1)}[side])
     return tuple(tuple(int(round(edge * length)) for edge in edges) for edges, length in zip((rows, columns), shape))
 
-# %% ../nbs/09_datasets.ipynb #7d040c26
+# %% ../nbs/09_datasets.ipynb #4d02a071
 def on_textures(
     pictures: np.ndarray,  # `(n, h, h)` uint8: grey values of the objects
     masks: np.ndarray,  # `(n, h, h)` bool: where the objects are
@@ -313,7 +313,7 @@ def _with_masks(raw, masks, normalization, **columns):
     marks[:len(masks), 0] = masks
     return open_set(ArrayStore(raw[:, None]), np.arange(len(raw)) < len(masks), normalization, "error", None, False, masks=ArrayStore(marks), **columns)
 
-# %% ../nbs/09_datasets.ipynb #d51d0fc7
+# %% ../nbs/09_datasets.ipynb #5e359a5e
 def read_idx(
     path,  # of an IDX file of bytes, packed with gzip or not
 ) -> np.ndarray:  # uint8, of the shape that the file states
@@ -332,7 +332,7 @@ def read_idx(
     if len(values) != n: raise ImageSetError(f"{path} says it holds {'×'.join(map(str, shape))} bytes, and holds {'more' if len(values) > n else f'{len(values):,}'}. Copy it again")
     return values.reshape(shape)
 
-# %% ../nbs/09_datasets.ipynb #1f23356d
+# %% ../nbs/09_datasets.ipynb #91825478
 def otsu_masks(
     pictures: np.ndarray,  # `(n, h, w)` uint8
 ) -> np.ndarray:  # `(n, h, w)` bool
@@ -341,7 +341,7 @@ def otsu_masks(
     for mask, picture in zip(masks, pictures): np.greater(picture, threshold_otsu(picture), out=mask)
     return masks
 
-# %% ../nbs/09_datasets.ipynb #bf70f855
+# %% ../nbs/09_datasets.ipynb #9e701117
 class MNISTOnTextures(PublishedSet):
     "Handwritten digits on textures of Brodatz. Where only the files `t10k-…` are there, they are dealt to all three splits."
     title = "MNIST on Brodatz textures"
@@ -384,7 +384,7 @@ class FashionOnTextures(MNISTOnTextures):
     files = (SetFile("FashionMNIST/raw/train-images-idx3-ubyte.gz", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
              SetFile("FashionMNIST/raw/t10k-images-idx3-ubyte.gz", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-images-idx3-ubyte.gz", "md5:bef4ecab320f06d8554ea6380940ec79"), *BRODATZ_FILES)
 
-# %% ../nbs/09_datasets.ipynb #9a0a5997
+# %% ../nbs/09_datasets.ipynb #7b1dad1b
 def npz_rows(
     path,  # of an .npz file
     name: str,  # of an array in it
@@ -422,7 +422,7 @@ def _picked(file, shape, dtype, rows, at_once):
         at += count
     return np.concatenate(found) if found else np.empty((0, *shape[1:]), dtype)
 
-# %% ../nbs/09_datasets.ipynb #4fcdd7e9
+# %% ../nbs/09_datasets.ipynb #35176e48
 _SPRITES = SetFile("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz", "https://github.com/deepmind/dsprites-dataset/raw/master/dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz", "md5:7da33b31b13a06f4b04a70402ce90c2e")
 _SPRITES_CITED = "L. Matthey, I. Higgins, D. Hassabis, A. Lerchner, dSprites: Disentanglement testing Sprites dataset, 2017, https://github.com/deepmind/dsprites-dataset/."
 _SPRITES_LICENCE = "Sprites: The images were generated using the LOVE framework, which is licenced under zlib/libpng licence (the authors' README, which states no licence of the data itself)."
@@ -469,7 +469,7 @@ def find_sprites(
         if (folder / _SPRITES.path).is_file(): return folder / _SPRITES.path
     raise published.missing(root, f"{_SPRITES.path}, nor in dsprites,", [_SPRITES])
 
-# %% ../nbs/09_datasets.ipynb #e0f7f9de
+# %% ../nbs/09_datasets.ipynb #01e5b0f8
 def seabed_crops(
     labels: np.ndarray,  # `(h, w)` map of seabed labels
     size: int,  # side of a crop in pixels
@@ -495,7 +495,7 @@ def ramp(
     rise = np.interp(np.arange(mask.shape[1]), [columns[0], max(columns[-1], columns[0] + 1)], [low, high])
     return np.where(mask, rise, background).astype(background.dtype)
 
-# %% ../nbs/09_datasets.ipynb #2ff853cc
+# %% ../nbs/09_datasets.ipynb #7bf4a2cf
 class SpritesOnSAS(PublishedSet):
     "Sprites of dSprites on synthetic-aperture sonar images of the seabed."
     title = "dSprites on SASSED"
@@ -537,7 +537,7 @@ def _sas_crops(path, split, size, n, rng):
 def _dataset_named(file, names):
     return dataset_of(file, next((name for name in names if file.get(name, getlink=True) is not None), names[0]))
 
-# %% ../nbs/09_datasets.ipynb #35370d66
+# %% ../nbs/09_datasets.ipynb #09856fce
 def paired_files(
     images,  # folder of images
     labels,  # folder of label images of the same names, perhaps with another suffix
@@ -585,7 +585,7 @@ class Shipwrecks(PublishedSet):
         kept = {sites[i] for i in hold_out(len(sites), split, 0.2)}
         return [pair for pair in pairs if site_of(pair[0]) in kept]
 
-# %% ../nbs/09_datasets.ipynb #83a9e8a6
+# %% ../nbs/09_datasets.ipynb #c0e7e21c
 def free_patches(
     mask: np.ndarray,  # `(h, w)` bool: the object
     n: int,  # patches to draw
@@ -615,7 +615,7 @@ class WindowStore(FileStore):
 
     def identity(self): return digest(super().identity(), self.places.tobytes())
 
-# %% ../nbs/09_datasets.ipynb #14afc2dd
+# %% ../nbs/09_datasets.ipynb #cc0dcc46
 class Birds(PublishedSet):
     "Photographs of birds, and patches of them without."
     title = "Caltech-UCSD Birds-200-2011"
@@ -670,7 +670,7 @@ def _numbered(file):
     if bad or not rows: raise ImageSetError(f"{file} has {len(bad)} lines that are not a number and a word:\n" + listing(bad))
     return dict(rows)
 
-# %% ../nbs/09_datasets.ipynb #53c11f26
+# %% ../nbs/09_datasets.ipynb #6e2fb3b8
 def outside_fan(
     image: np.ndarray,  # `(h, w)` forward-looking sonar
 ) -> np.ndarray:  # `(h, w)` bool
@@ -734,5 +734,5 @@ class MarineDebris(PublishedSet):
                 if pairs: return pairs
         raise cls.missing(root, "image in Images, images, watertank-segmentation/Images or md_fls_dataset/data/watertank-segmentation/Images")
 
-# %% ../nbs/09_datasets.ipynb #9ad1cb07
+# %% ../nbs/09_datasets.ipynb #13836f4f
 PUBLISHED = (MNISTOnTextures, FashionOnTextures, SpritesOnTextures, SpritesOnSAS, Shipwrecks, Birds, MarineDebris)

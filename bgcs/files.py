@@ -188,7 +188,7 @@ def _read_tiff(path, page, color):
     order = [i for a in "SCYX" for i in range(len(axes)) if axes[i] == a]
     array = array.transpose(order)
     array = array.reshape(-1, *array.shape[-2:])
-    return array.max() - array if photometric == "MINISWHITE" and array.dtype == bool else np.iinfo(array.dtype).max - array if photometric == "MINISWHITE" and array.dtype.kind == "u" else array
+    return np.invert(array) if photometric == "MINISWHITE" and array.dtype.kind in "bu" else array  # there, 0 is white; of unsigned numbers, inverting is subtracting from the largest
 
 def _read_npy(path, page, color): return channels_first(np.load(path, allow_pickle=False))
 
@@ -196,8 +196,8 @@ def _read_dicom(path, page, color):
     header = _need("pydicom", "dicom").dcmread(path)
     array = header.pixel_array
     if int(header.get("NumberOfFrames", 1) or 1) > 1: array = array[page or 0]
+    if header.get("PhotometricInterpretation") == "MONOCHROME1": array = (-1 if header.PixelRepresentation else 2 ** header.BitsStored - 1) - array  # there, low means bright
     if "RescaleSlope" in header: array = (array * float(header.RescaleSlope) + float(header.get("RescaleIntercept", 0))).astype(np.float32)
-    if header.get("PhotometricInterpretation") == "MONOCHROME1": array = array.max() + array.min() - array  # there, low means bright
     return channels_first(array, channel_axis=-1)
 
 def _read_nifti(path, page, color):

@@ -20,7 +20,7 @@ from .stores import MaskLabels, Reading, all_good, attempt, digest
 __all__ = ['sliding_places', 'random_places', 'box_raster', 'window_share', 'choose_places', 'blind_band', 'Side', 'sonar_sides',
            'PatchStore', 'patch_name', 'cut_patches', 'lay_back', 'stitch']
 
-# %% ../nbs/06_patches.ipynb #b223c067
+# %% ../nbs/06_patches.ipynb #e4fdf81f
 def _whole(
     name: str,  # what the number is, for the message
     value: float,  # the number that came
@@ -93,7 +93,7 @@ def random_places(
     ends = (height - size + 1, width - size + 1)
     return np.random.default_rng(rng).integers(0, ends, (_whole("n", n, 0), 2), dtype=np.int64)
 
-# %% ../nbs/06_patches.ipynb #e41c0972
+# %% ../nbs/06_patches.ipynb #70a9bf7b
 def box_raster(
     boxes: np.ndarray,  # (k, 4) top, left, bottom, right: half-open, whole px; parts outside the image are clipped off
     shape: tuple[int, int],  # height and width of the image, px
@@ -153,7 +153,7 @@ def choose_places(
     valid = invalid_share <= max_invalid
     return valid & (low <= share) & (share <= high), valid & (share == 0)
 
-# %% ../nbs/06_patches.ipynb #25c1fb98
+# %% ../nbs/06_patches.ipynb #5f3ceb5d
 def _check_grey(
     image: np.ndarray,  # (h, w) numbers
     threshold: float,  # in units of the image
@@ -262,7 +262,7 @@ def sonar_sides(
     sides = [Side("port", (0, band[0]), False), Side("starboard", (band[1], width), True)] if band else [Side("whole", (0, width), False)]
     return [side for side in sides if side.columns[1] - side.columns[0] >= min_width]
 
-# %% ../nbs/06_patches.ipynb #5204e5c0
+# %% ../nbs/06_patches.ipynb #bdda6599
 class PatchStore:
     "Windows of large images, as raw images of one size."
     def __init__(self,
@@ -331,7 +331,7 @@ class _Marks:
 
     def finish(self, patch, shape, dtype): return change_size(np.ascontiguousarray(patch), resize=shape[1:], nearest=True)
 
-# %% ../nbs/06_patches.ipynb #bdda6599
+# %% ../nbs/06_patches.ipynb #064c2849
 @dataclass(frozen=True)
 class _Cut:
     "What windows are wanted."
@@ -368,7 +368,7 @@ def _invalid(image, invalid):
     if found.shape != nothing.shape or found.dtype != bool: raise ValueError(f"the function for invalid areas gave shape {found.shape} of {found.dtype}; expected {nothing.shape} of bool")
     return nothing | found
 
-# %% ../nbs/06_patches.ipynb #064c2849
+# %% ../nbs/06_patches.ipynb #5293e2f3
 def cut_patches(
     images: list,  # large images: paths, or arrays `(h, w)`, `(h, w, c)` or `(c, h, w)`
     size: int,  # side of the windows, in pixels of the large images
@@ -464,7 +464,7 @@ def _rasters(images, marks, boxed, needed, opened):
     size = lambda image: channels_first(image).shape[1:] if isinstance(image, np.ndarray) else (image_info(image).height, image_info(image).width)
     return [opened.raster(mark, size(image), boxed) if k in needed else None for k, (image, mark) in enumerate(zip(images, marks))]
 
-# %% ../nbs/06_patches.ipynb #1f6c9aa3
+# %% ../nbs/06_patches.ipynb #658107bf
 def _hann(
     size: int,  # px
 ) -> np.ndarray:  # (size,) float64, above 0 to 1
@@ -506,7 +506,7 @@ def lay_back(
     seen = weight > 0
     return np.where(seen, total / np.where(seen, weight, 1), fill).astype(np.float32)
 
-# %% ../nbs/06_patches.ipynb #658107bf
+# %% ../nbs/06_patches.ipynb #905ae35a
 def stitch(
     masks,  # `(n, 1, h, w)`: predictions for the patches of `data`
     data: ImageSet,  # patches, as `cut_patches` gives them

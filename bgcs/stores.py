@@ -193,7 +193,7 @@ class HDF5Store:
         channel_axis: int | None = None,  # see `channels_first`
         reading: Reading = Reading(),
     ):
-        self.path, self.dataset, self.reading, self._file = os.fspath(path), dataset, reading, None
+        self.path, self.dataset, self.reading, self._file, self._opener = os.fspath(path), dataset, reading, None, None
         shape = self._open().shape
         self.axis = None
         if len(shape) == 4:
@@ -205,10 +205,10 @@ class HDF5Store:
         self.shape, self.dtype = (shape[0], *first.shape), first.dtype
 
     def _open(self):
-        if self._file is None: self._file = open_hdf5(self.path)
+        if self._opener != os.getpid(): self._file, self._opener = open_hdf5(self.path), os.getpid()  # a forked process must not share the handle
         return dataset_of(self._file, self.dataset)
 
-    def __getstate__(self): return self.__dict__ | {"_file": None}
+    def __getstate__(self): return self.__dict__ | {"_file": None, "_opener": None}
 
     def _raw(self, rows):
         try: slab = self._open()[rows]
