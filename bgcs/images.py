@@ -380,7 +380,12 @@ def from_folders(
     files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
     _refuse_twice(files)
     masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0]) + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], skipped=skipped or (), **options)
+    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, _called(folders, names), skipped=skipped or (), **options)
+
+def _called(folders, names):
+    "Names below the folders; with the folder where both have a file of one name."
+    if not set(names[0]) & set(names[1]): return names[0] + names[1]
+    return [f"{folder.name}/{name}" for folder, found in zip(folders, names) for name in found]
 
 def _sources(files, source): return None if source is None else [source(Path(f)) for f in files]
 

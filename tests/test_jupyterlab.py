@@ -151,3 +151,53 @@ def test_training_shows_masks_and_turns_back(quickstart):
     page.wait_for_function("(old) => document.querySelector('.bgcs-training-monitor img').src != old", arg=last, timeout=10_000)
     shot(page, "training")
     assert monitor.locator("img").count() == 2
+
+
+OWN_IMAGES = """import numpy as np
+from pathlib import Path
+from PIL import Image
+from bgcs.datasets import digits_on_textures
+from bgcs.describe import describe
+from bgcs.images import from_folders
+from bgcs.splits import split
+images = digits_on_textures(n=1500)
+for kind, part in (("with", images.objects), ("without", images.backgrounds)):
+    Path(kind).mkdir()
+    for i, image in enumerate(part.images): Image.fromarray((image[0] * 255).byte().numpy()).save(f"{kind}/{i:04}.png")
+---
+data = from_folders("with", "without", lazy=True).packed("cache")
+data
+---
+describe(data, split(data))
+---
+Path("without/notes.png").write_text("Bring milk.")
+from_folders("with", "without")"""
+
+
+@pytest.fixture(scope="module")
+def own_images(lab):
+    "A newcomer's notebook on folders of images, run cell by cell; gives the page."
+    from playwright.sync_api import sync_playwright
+    address, token, root = lab
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in OWN_IMAGES.split("\n---\n")], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), root / "own.ipynb")
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.goto(f"{address}/doc/tree/own.ipynb?token={token}&reset")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        page.get_by_text("Run", exact=True).first.click()
+        page.get_by_text("Run All Cells", exact=True).first.click()
+        page.get_by_text("Bring milk").first.wait_for(timeout=60_000)
+        page.get_by_text("is not an image, whatever its name says").first.wait_for(timeout=180_000)
+        yield page
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / "own_images.png")
+        browser.close()
+
+
+def test_own_images(own_images):
+    text = own_images.locator(".jp-Notebook").inner_text()
+    assert "ImageSet(1500 object + 1500 background-only images of 32×32, 1 channel; read when used)" in text
+    assert "1500 object images, 1500 background-only images of 32×32, 1 channel; normalisation unit" in text and "duplicates across training, validation and test" in text
+    assert own_images.locator(".jp-OutputArea-output img").count() >= 1
+    assert "1 of 3001 images cannot be used" in text and "on_bad='skip'" in text
