@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .blend import Pairing, composite
 from .divergence import energy_sliced_wasserstein, random_patches, sliced_wasserstein
-from .encoders import quiet_lightning
+from .encoders import interruptible, quiet_lightning, replace_file
 from .images import ImageSet
 from .masknet import UNet
 from .normalize import Normalization
@@ -217,7 +214,7 @@ class Segmenter(L.LightningModule):
             torch.manual_seed(self.settings["random_state"])
             trainer = L.Trainer(max_steps=steps, accelerator=accelerator, devices=1, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
                                 enable_model_summary=False, enable_progress_bar=progress, log_every_n_steps=1)
-            _interruptible(trainer, lambda: trainer.fit(self, loader))
+            interruptible(trainer, lambda: trainer.fit(self, loader), "segmenter")
         return self.cpu().eval()
 
     @torch.no_grad()
@@ -242,8 +239,8 @@ class Segmenter(L.LightningModule):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in self.averaged.module.state_dict().items()}
-        _replace_file(folder / "weights.safetensors", safetensors.torch.save(weights))
-        _replace_file(folder / "settings.json", json.dumps({"format": FORMAT, **self.settings, "normalization": None if self.normalization is None else self.normalization.to_dict()}, indent=2).encode())
+        replace_file(folder / "weights.safetensors", safetensors.torch.save(weights))
+        replace_file(folder / "settings.json", json.dumps({"format": FORMAT, **self.settings, "normalization": None if self.normalization is None else self.normalization.to_dict()}, indent=2).encode())
         return folder
 
     @classmethod
@@ -298,23 +295,3 @@ class _Onwards(torch.utils.data.Sampler):
     def set_epoch(self, epoch): self.epoch = epoch  # Lightning calls this
     def __len__(self): return self.per_epoch
     def __iter__(self): return iter(range(self.epoch * self.per_epoch, (self.epoch + 1) * self.per_epoch))
-
-def _interruptible(trainer, run):
-    "Lightning answers an interrupt by leaving Python with interrupts switched off; here training just ends."
-    handler = signal.getsignal(signal.SIGINT)
-    try: run()
-    except SystemExit:
-        if not trainer.interrupted: raise
-        signal.signal(signal.SIGINT, handler)
-        warnings.warn(f"Training was interrupted after {trainer.global_step} of {trainer.max_steps} steps; the segmenter is usable as it is.")
-
-def _replace_file(path, content):
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

@@ -89,13 +89,16 @@ class ClusterExplorer:
     ):
         import jscatter
         import pandas as pd
-        self.images = data.backgrounds.images
+        backgrounds = data.backgrounds
+        self.images = backgrounds.images
         if not len(self.images): raise ValueError("this set has no background-only image to show")
         embeddings = clusterer.embed(self.images)
-        self.clusters = clusterer.kmeans_.predict(embeddings).numpy()
+        self.clusters = clusterer.predict(backgrounds).numpy()
         self.xy, self.thumbnails = plane(embeddings, clusterer.random_state), thumbnails
-        names = [f"cluster {k}" for k in range(clusterer.n_clusters)]
-        frame = pd.DataFrame({"x": self.xy[:, 0], "y": self.xy[:, 1], "cluster": pd.Categorical.from_codes(self.clusters, names)})
+        called = {-1: "no cluster"} | {k: f"cluster {name}" for k, name in clusterer.edits_.names.items()}
+        there = sorted(set(self.clusters.tolist()))
+        names = [called[k] for k in there]
+        frame = pd.DataFrame({"x": self.xy[:, 0], "y": self.xy[:, 1], "cluster": pd.Categorical.from_codes(np.searchsorted(there, self.clusters), names)})
         self.scatter = jscatter.Scatter(data=frame, x="x", y="y", color_by="cluster", color_map=[COLOURS[k % len(COLOURS)] for k in range(len(names))],
                                         size=4, height=360, legend=True, lasso_on_long_press=True)
         self._title, self._picture = W.HTML(), W.Image(format="png")

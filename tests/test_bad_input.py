@@ -48,7 +48,7 @@ def no_training(*args, **kw): raise AssertionError("training began")
 
 @pytest.mark.parametrize("k, message", [(1, "conditional divergence is undefined"), (0, "at least 2"), (21, "only 20 background-only images")])
 def test_number_of_clusters(k, message, monkeypatch):
-    monkeypatch.setattr("bgcs.cluster.train_encoder", no_training)
+    monkeypatch.setattr("lightning.Trainer.fit", no_training)
     with pytest.raises(ValueError, match=message): BackgroundClusterer(k).fit(digits_on_textures(n=20))
 
 

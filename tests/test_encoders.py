@@ -1,0 +1,288 @@
+"""Encoders: one protocol for all, kept without pickles, told apart textures, bad input refused. A minute at most on one thread."""
+import hashlib
+import json
+import os
+import signal
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from skimage import data as skdata
+from torch import nn
+
+from bgcs.encoders import CHECKPOINT, ENCODERS, POSITIVES, AutoEncoder, ContrastiveEncoder, Encoder, ModuleEncoder, PCAEncoder, PixelEncoder, cut_patches, load_encoder, make_encoder, save_encoder
+from bgcs.normalize import Normalization
+from bgcs.stores import ArrayStore, LazyImages
+
+SHORT = {"epochs": 2, "batch_size": 8, "progress": False, "accelerator": "cpu"}
+SIZE = 12
+
+
+def images(channels=1, n=24, height=33, width=47, seed=0): return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def network(channels=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torchvision.models.resnet18(weights=None)
+        net.fc = nn.Linear(512, 6)
+        if channels not in (1, 3): net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    return net
+
+
+def build(name, channels=1):
+    if name == "module": return ModuleEncoder(network(channels), channels, SIZE, resize=32, repeat_channels=3 if channels == 1 else None, mean=0.45, std=0.25)
+    kind, _, architecture = name.partition(" ")
+    if architecture: return ENCODERS[kind](channels, 5, 4, patch_size=SIZE, architecture=architecture)
+    return make_encoder(kind, channels, SIZE, 5)
+
+
+NAMES = [*ENCODERS, "contrastive residual", "autoencoder residual", "module"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 7])
+@pytest.mark.parametrize("name", NAMES)
+def test_protocol(name, channels, tmp_path):
+    encoder, data = build(name, channels), images(channels)
+    with pytest.raises(NotFittedError): encoder.embed(data[:, :, :SIZE, :SIZE])
+    assert encoder.fit(data, **SHORT) is encoder
+    patches = cut_patches(data, SIZE, torch.Generator().manual_seed(1))
+    z = encoder.embed(patches)
+    assert z.dtype == torch.float32 and z.shape == (24, {"pixels": channels * SIZE ** 2, "module": 6}.get(name, 5)) and z.isfinite().all() and not encoder.training
+    assert z.std(0).max() > 0
+    torch.testing.assert_close(encoder.embed(patches, batch_size=7), z, rtol=1e-4, atol=1e-4)
+    if encoder.on_sphere: torch.testing.assert_close(z.norm(dim=1), torch.ones(24))
+    assert torch.equal(build(name, channels).fit(data, **SHORT).embed(patches), z)  # same seed
+    back = load_encoder(save_encoder(encoder, tmp_path / "kept"), network(channels) if name == "module" else None)
+    assert torch.equal(back.embed(patches), z) and json.loads(json.dumps(encoder.settings)) == back.settings
+    assert not [p for p in (tmp_path / "kept").iterdir() if p.name not in ("encoder.safetensors", "encoder.json")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lazy_images_give_the_same(name):
+    data = images()
+    lazy = LazyImages(ArrayStore(data.numpy()), Normalization())
+    patches = cut_patches(data, SIZE)
+    assert torch.equal(build(name).fit(lazy, **SHORT).embed(patches), build(name).fit(data, **SHORT).embed(patches))
+
+
+@pytest.mark.parametrize("size", [8, 9, 13, 33])
+@pytest.mark.parametrize("architecture", ["plain", "residual"])
+def test_any_size(size, architecture):
+    data = images(2)
+    for cls in (ContrastiveEncoder, AutoEncoder):
+        encoder = cls(2, 3, 4, patch_size=size, architecture=architecture).fit(data, **SHORT)
+        z = encoder.embed(data[:, :, :size, :size])
+        assert z.shape == (24, 3)
+    assert encoder.decode(z).shape == (24, 2, size, size)
+    ContrastiveEncoder(patch_size=8, width=4).fit(images(1, 4, 8, 8), **SHORT)  # the smallest
+
+
+@pytest.mark.parametrize("positives", POSITIVES)
+def test_positives(positives):
+    encoder = ContrastiveEncoder(width=4, patch_size=SIZE, positives=positives).fit(images(), **SHORT)
+    assert encoder.embed(images()).isfinite().all() and encoder.settings["positives"] == positives
+
+
+# textures
+
+def texture_images(names, n, seed, left):
+    "Crops of 32×32 from the left or the right half of textures, and their numbers."
+    rng, crops, kinds = np.random.default_rng(seed), [], []
+    for k, name in enumerate(names):
+        texture = getattr(skdata, name)().astype(np.float32) / 255
+        half = texture[:, :256] if left else texture[:, 256:]
+        for y, x in zip(rng.integers(480, size=n), rng.integers(224, size=n)): crops.append(half[y:y + 32, x:x + 32]); kinds.append(k)
+    return torch.from_numpy(np.stack(crops))[:, None], np.array(kinds)
+
+
+@pytest.fixture(scope="module")
+def textures(): return texture_images(("brick", "grass"), 250, 0, True), texture_images(("brick", "grass"), 150, 1, False)
+
+
+def separation(encoder, train, test, size):
+    (a, ka), (b, kb) = train, test
+    a, b = (encoder.embed(cut_patches(t, size, torch.Generator().manual_seed(2))) for t in (a, b))
+    mean, std = a.mean(0), a.std(0) + 1e-9
+    return LogisticRegression(C=0.1, max_iter=500).fit((a - mean) / std, ka).score((b - mean) / std, kb)
+
+
+@pytest.mark.parametrize("name, least", [("contrastive", 0.97), ("autoencoder", 0.7), ("pca", 0.55), ("pixels", 0.5)])
+def test_separates_brick_from_grass(name, least, textures):
+    train, test = textures
+    encoder = make_encoder(name, 1, 16).fit(train[0], epochs=8, progress=False)
+    assert separation(encoder, train, test, 16) >= least
+
+
+# training
+
+class Stop(Exception): pass
+
+
+def breaking(encoder, step, how):
+    "Its loss is counted, and does something else at one step."
+    loss, encoder.calls = encoder.loss, []
+    def counted(images, generator=None):
+        encoder.calls.append(generator is None)
+        if len(encoder.calls) == step: how()
+        return loss(images, generator)
+    encoder.loss = counted
+    return encoder
+
+
+def stop(): raise Stop
+
+
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+
+
+def weights(encoder): return torch.cat([value.flatten().double() for value in encoder.state_dict().values()])
+
+
+def test_early_stopping_keeps_the_best():
+    data = images(n=40)
+    encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), -1, stop).fit(data, epochs=60, batch_size=8, patience=2, progress=False)
+    assert 2 < encoder.epochs_trained < 60
+    assert sum(encoder.calls) == 4 * encoder.epochs_trained  # 36 images train, 4 are held out
+    best = ContrastiveEncoder(width=4, patch_size=SIZE).fit(data, epochs=60, batch_size=8, patience=60, progress=False)
+    assert best.epochs_trained == 60
+    everyone = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), -1, stop).fit(data, **SHORT)
+    assert everyone.calls == [True] * 10  # no patience: all images train
+
+
+@pytest.mark.parametrize("cls", [ContrastiveEncoder, AutoEncoder])
+@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize("how", [stop, interrupt])
+def test_resume_ends_as_if_never_cut_off(cls, patience, how, tmp_path):
+    options = {**SHORT, "epochs": 6, "patience": patience}
+    make = lambda: cls(width=4, patch_size=SIZE, dim=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if how is stop:
+            with pytest.raises(Stop): breaking(make(), 11, how).fit(images(), folder=tmp_path, **options)
+        else: breaking(make(), 11, how).fit(images(), folder=tmp_path, **options)
+    resumed = breaking(make(), -1, stop).fit(images(), folder=tmp_path, **options)
+    whole = breaking(make(), -1, stop).fit(images(), **options)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert 0 < len(resumed.calls) < len(whole.calls) and resumed.epochs_trained == whole.epochs_trained
+    done = breaking(make(), 1, stop).fit(images(), folder=tmp_path, **options)  # already trained: no step is taken
+    assert torch.equal(weights(done), weights(whole))
+
+
+def test_checkpoints_of_others_are_refused(tmp_path):
+    options = {**SHORT, "folder": tmp_path}
+    ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
+    path = tmp_path / CHECKPOINT
+    for encoder, data, changed, text in ((ContrastiveEncoder(width=4, patch_size=SIZE), images(), {"epochs": 3}, "epochs: 2 there, 3 now"), (ContrastiveEncoder(width=4, patch_size=SIZE), images(seed=1), {}, "content of the images"),
+                                         (ContrastiveEncoder(width=5, patch_size=SIZE), images(), {}, "width: 4 there, 5 now"), (AutoEncoder(patch_size=SIZE), images(), {}, "name: 'contrastive' there")):
+        with pytest.raises(ValueError, match=text): encoder.fit(data, **{**options, **changed})
+    good, ran = path.read_bytes(), tmp_path / "ran"
+    class Bomb:
+        def __reduce__(self): return os.mkdir, (str(ran),)
+    torch.save({**torch.load(path, weights_only=True), "bomb": Bomb()}, path)
+    forged = path.read_bytes()
+    for content in (good[:-20], good[:50], b"", b"junk", forged):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="Delete it to train anew"): ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
+    assert not ran.exists()
+
+
+def test_interrupt_leaves_a_usable_encoder():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 50 epochs; the encoder is usable"):
+        encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), 5, interrupt).fit(images(), **{**SHORT, "epochs": 50})
+    assert signal.getsignal(signal.SIGINT) is handler and encoder.embed(images()).isfinite().all()
+
+
+# files
+
+@pytest.fixture
+def kept(tmp_path): return save_encoder(ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **SHORT), tmp_path / "kept")
+
+
+def tamper(folder, content=None, resign=True, **changes):
+    "Other weights, with their checksum, and other settings."
+    state = json.loads((folder / "encoder.json").read_text())
+    state["settings"] |= changes
+    if content is not None:
+        (folder / "encoder.safetensors").write_bytes(content)
+        if resign: state["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "encoder.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+@pytest.mark.parametrize("resign", [False, True])
+def test_truncated_weights(kept, share, resign):
+    content = (kept / "encoder.safetensors").read_bytes()
+    tamper(kept, content[:int(share * len(content))], resign)
+    with pytest.raises(ValueError, match="encoder.safetensors is"): load_encoder(kept)
+
+
+def test_flipped_bit(kept):
+    content = bytearray((kept / "encoder.safetensors").read_bytes())
+    content[-3] ^= 1
+    tamper(kept, bytes(content), resign=False)
+    with pytest.raises(ValueError, match="is damaged"): load_encoder(kept)
+
+
+@pytest.mark.parametrize("changes", [{"name": "contrastve"}, {"name": "posix.system"}, {"name": None}, {"width": 10 ** 9}, {"width": 10 ** 40}, {"width": "8"}, {"dim": -1}, {"dim": True}, {"lr": None}, {"architecture": ["plain"]}, {"surprise": 1}, {"channels": 3}, {"name": "pixels"}, {"name": "module", "module": "ResNet"}])
+def test_forged_settings(kept, changes):
+    tamper(kept, **changes)
+    with pytest.raises(ValueError, match="kept"): load_encoder(kept)
+
+
+def test_a_pickle_for_weights(kept):
+    import pickle
+    tamper(kept, pickle.dumps({"a": print}))
+    with pytest.raises(ValueError, match="no safetensors file"): load_encoder(kept)
+
+
+def test_tensors_of_another(kept):
+    good = safetensors.torch.load_file(kept / "encoder.safetensors")
+    for change in ({"more": torch.zeros(1)}, {"log_temperature": torch.zeros(2)}, {"log_temperature": torch.zeros((), dtype=torch.half)}, {"log_temperature": torch.tensor(float("inf"))}):
+        tamper(kept, safetensors.torch.save({**good, **change}))
+        with pytest.raises(ValueError, match="encoder.safetensors (belongs|holds)"): load_encoder(kept)
+
+
+def test_absent(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no saved encoder"): load_encoder(tmp_path)
+    with pytest.raises(NotFittedError): save_encoder(PixelEncoder(), tmp_path)
+
+
+def test_module_must_be_given_again(tmp_path):
+    encoder = ModuleEncoder(network(), 3, SIZE).fit(images(3))
+    save_encoder(encoder, tmp_path)
+    with pytest.raises(ValueError, match="give such a network"): load_encoder(tmp_path)
+    with pytest.raises(ValueError, match="Linear was given"): load_encoder(tmp_path, nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="other settings"): load_encoder(tmp_path, torchvision.models.resnet18(weights=None))
+
+
+# bad input
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_images(name):
+    nan = images()
+    nan[5, 0, 3, 3] = float("nan")
+    for bad, text in ((images(2), "2 channels"), (nan, "NaN or infinity in 1"), (images(n=1), "at least 2"), (images(height=9), "larger than the images, 9×47"), (images()[0], r"expected \(n, 1, h, w\)"), (images() * 255, r"expected \[0, 1\]"), (images().long(), "dtype")):
+        with pytest.raises(ValueError, match=text): build(name).fit(bad, **SHORT)
+    with pytest.raises(TypeError, match="list"): build(name).fit([1, 2])
+
+
+@pytest.mark.parametrize("make, text", [
+    (lambda: make_encoder("contrastiv", 1, 16), "Did you mean 'contrastive'"), (lambda: make_encoder("PCA ", 1, 16), "expected 'contrastive', 'autoencoder', 'pca', 'pixels'"), (lambda: make_encoder("pca", 1, 16, 0), "dim=0"),
+    (lambda: make_encoder("contrastive", 1, 7), "at least 8"), (lambda: PCAEncoder(1, 50, 4), "only 16 values"), (lambda: AutoEncoder(architecture="resnet"), "'plain', 'residual'"), (lambda: make_encoder(PixelEncoder(1, 9), 1, 16), "say patch_size=9")])
+def test_bad_settings(make, text):
+    with pytest.raises(ValueError, match=text): make()
+
+
+def test_modules_that_give_no_table():
+    body = nn.Sequential(*list(network().children())[:-2])
+    with pytest.raises(ValueError, match=r"Sequential gave \(2, 512, 1, 1\), features at 1×1 places"): ModuleEncoder(body, 3, SIZE).fit(images(3))
+    pooled = make_encoder(nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3, SIZE).fit(images(3))
+    assert isinstance(pooled, Encoder) and pooled.embed(images(3)).shape == (24, 512)
+    with pytest.raises(ValueError, match="ResNet cannot take patches of 1×12×12.*repeat_channels=3"): ModuleEncoder(network(), 1, SIZE).fit(images())
