@@ -126,7 +126,7 @@ class _Run:
 
 def _settle(rows, centres, potentials, shares, high, epsilon, tol, max_iter):
     for i in range(1, max_iter + 1):
-        balance = 5e-3 * 10.0 ** -min(3, i // 50)  # a loose balance can go in circles
+        balance = 5e-3 * 10.0 ** -((i >= 50) + 2 * (i >= 400))  # a loose balance can go in circles
         tally = partial(_tally_rows, rows, centres)
         if potentials is not None: potentials, now = _climb(tally, potentials, shares, epsilon, balance)
         if potentials is None or _lack(now, shares) >= balance:
@@ -135,7 +135,7 @@ def _settle(rows, centres, potentials, shares, high, epsilon, tol, max_iter):
         shift = float((moved - centres).norm(dim=1).max())
         run = _Run(centres, potentials, float(shares @ potentials) - now.height, i, shift)
         if shift <= tol: break
-        centres = moved + (0.5 * (moved - centres) if i > 20 else 0)  # without clear clusters, moves are many, small and alike
+        centres = moved + (0.7 * (moved - centres) if i > 20 else 0)  # without clear clusters, moves are many, small and alike
         potentials = potentials + _newton(now, shares, epsilon, 1e-6)  # a free step: its tally is at hand
     return run
 
