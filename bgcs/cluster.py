@@ -282,8 +282,7 @@ class BackgroundClusterer(BaseEstimator):
 
     def _embed_patches(self, images, cut=border_patches):
         self._check_fitted()
-        if images.shape[1] != self.shape_[0]: raise ValueError(f"images have {images.shape[1]} channels; the clusterer was fitted on {self.shape_[0]}")
-        if min(images.shape[2:]) < self.patch_size_: raise ValueError(f"images are {images.shape[2]}×{images.shape[3]}, smaller than the patches of {self.patch_size_} that the clusterer looks at")
+        if tuple(images.shape[1:]) != tuple(self.shape_): raise ValueError(f"images are {'×'.join(map(str, images.shape[1:]))} (channels × height × width), and the clusterer was fitted on {'×'.join(map(str, self.shape_))}. Open them with resize={tuple(self.shape_[1:])}, or with color= if the channels differ")
         return torch.cat([self._embed_some(cut(batch, self.patch_size_)) for batch in images.split(1024)])
 
     def _embed_some(self, patches): return self.encoder_.embed(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])

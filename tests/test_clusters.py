@@ -72,9 +72,9 @@ def test_channels(channels):
 def test_other_images_are_refused(clusterer, tmp_path):
     loaded = BackgroundClusterer.load(clusterer.save(tmp_path))
     noise = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)
-    with pytest.raises(ValueError, match="fitted on 1"): loaded.predict(from_arrays(noise[:4], noise[4:]))
+    with pytest.raises(ValueError, match="images are 3×32×32 .* fitted on 1×32×32"): loaded.predict(from_arrays(noise[:4], noise[4:]))
     small = noise[:, :1, :9, :9]
-    with pytest.raises(ValueError, match="smaller than the patches"): loaded.predict(from_arrays(small[:4], small[4:]))
+    with pytest.raises(ValueError, match="images are 1×9×9 "): loaded.predict(from_arrays(small[:4], small[4:]))
     with pytest.raises(ValueError, match="normalised by zscore"): loaded.predict(from_arrays(noise[:4, :1], noise[4:, :1], normalization="zscore"))
 
 
