@@ -26,8 +26,8 @@ from .normalize import Normalization
 
 # %% auto #0
 __all__ = ['WAYS', 'EDITS_FORMAT', 'CLUSTERER_FORMAT', 'border_patches', 'grid_patches', 'Assignment', 'vote',
-           'nearest_in_source', 'oracle', 'Edits', 'BackgroundClusterer', 'plot_clusters', 'cluster_agreement',
-           'AssignmentReport', 'assignment_report', 'KChoice', 'choose_k']
+           'nearest_in_source', 'oracle', 'image_names', 'Edits', 'BackgroundClusterer', 'plot_clusters',
+           'cluster_agreement', 'AssignmentReport', 'assignment_report', 'KChoice', 'choose_k']
 
 # %% ../nbs/12_cluster.ipynb #8b6ef206
 def border_patches(
@@ -108,6 +108,13 @@ def _crosstab(rows, columns, n_rows):
     return table.index_put_((rows[good], columns[good]), torch.ones(int(good.sum())), accumulate=True)
 
 # %% ../nbs/12_cluster.ipynb #720d7240
+def image_names(
+    data: ImageSet,  # of one kind, object or background-only images
+) -> np.ndarray:  # `(n,)` str
+    "What edits call images: by their names, or where they have none, 'object 0', 'background 0' and so on."
+    kind = "object" if len(data) and bool(data.presence[0]) else "background"
+    return data.names if data.names is not None else np.array([f"{kind} {i}" for i in range(len(data))])
+
 @dataclass(frozen=True)
 class Edits:
     "Changes to clusters, in order. Each method gives new edits and leaves these as they are."
@@ -129,6 +136,11 @@ class Edits:
         "What each cluster is called."
         given = {step["cluster"]: step["name"] for step in self.steps if step["edit"] == "rename"}
         return {k: given.get(k, str(k)) for k in self.clusters}
+
+    @property
+    def moves(self) -> Edits:
+        "Only the moves of single images."
+        return Edits(self.n_clusters, tuple(step for step in self.steps if step["edit"] == "move"))
 
     def _with(self, **step):
         known = self.clusters
@@ -157,7 +169,7 @@ class Edits:
     def drop(self, cluster: int) -> Edits: "Its images get cluster -1 and leave training."; return self._with(edit="drop", cluster=int(cluster))
 
     def move(self,
-        images,  # names of images
+        images,  # names of images; in sets without names 'object 5', 'background 7'
         cluster: int,  # where they belong; -1: nowhere
     ) -> Edits:
         "Single images go to a cluster, whatever they look like."
@@ -241,7 +253,7 @@ class BackgroundClusterer(BaseEstimator):
         "Train an encoder on the background-only images and cluster them; learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."
         self._check_settings()
         data = data.packed(progress=self.progress)
-        images, self.normalization_, self.shape_ = data.backgrounds.images, data.normalization, data.shape
+        images, self.normalization_, self.shape_, self._names = data.backgrounds.images, data.normalization, data.shape, image_names(data.backgrounds)
         k = 2 if self.n_clusters == "auto" else self.n_clusters
         if k > len(images): raise ValueError(f"n_clusters={self.n_clusters}, but there are only {len(images)} background-only images to cluster. Use fewer clusters, or more images.")
         channels, height, width = data.shape
@@ -270,7 +282,7 @@ class BackgroundClusterer(BaseEstimator):
         self.edits_ = Edits(k)
 
     @property
-    def labels_(self) -> torch.Tensor: "`(m,)` int64: clusters of the background-only images it was fitted on, after all edits."; return self.edits_.apply(self._learned, self.embeddings_)
+    def labels_(self) -> torch.Tensor: "`(m,)` int64: clusters of the background-only images it was fitted on, after all edits."; return self.edits_.apply(self._learned, self.embeddings_, self._names)
 
     def embed(self,
         images: torch.Tensor,  # `(n, c, h, w)`, or `LazyImages`
@@ -308,7 +320,8 @@ class BackgroundClusterer(BaseEstimator):
             cut, weights = (border_patches, None) if way == "patch" or masks is None else (grid_patches, _free_share(masks, len(objects), self.patch_size_))
             patches = self._embed_patches(objects.images, cut)
             learned = vote(patches, torch.as_tensor(self.kmeans_.cluster_centers_), self.patch_variance_, weights)
-        clusters = learned.clusters if patches is None else self.edits_.apply(learned.clusters, self._background_of(patches, learned.clusters), objects.names)
+        edits, at = (self.edits_.moves, torch.zeros(len(objects), 1)) if patches is None else (self.edits_, self._background_of(patches, learned.clusters))
+        clusters = edits.apply(learned.clusters, at, image_names(objects))
         return Assignment(torch.where(learned.confidence >= self.min_confidence, clusters, -1), learned.confidence)
 
     def _background_of(self, patches, clusters):
@@ -332,7 +345,7 @@ class BackgroundClusterer(BaseEstimator):
         if (~data.presence).any():
             backgrounds = data.backgrounds
             embeddings = self.embed(backgrounds.images)
-            clusters[~data.presence] = self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, backgrounds.names)
+            clusters[~data.presence] = self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, image_names(backgrounds))
         if data.presence.any(): clusters[data.presence] = self.assign_objects(data, masks=masks).clusters
         return clusters
 
@@ -359,7 +372,7 @@ class BackgroundClusterer(BaseEstimator):
         replace_file(folder / "clusters.safetensors", safetensors.torch.save({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}))
         params = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
         settings = {"format": CLUSTERER_FORMAT, "params": params, "encoder": self.encoder if isinstance(self.encoder, str) else None, "patch_size": self.patch_size_, "patch_variance": self.patch_variance_, "kmeans": {"epsilon_": float(self.kmeans_.epsilon_), "ties_": bool(self.kmeans_.ties_)},
-                    "shape": list(self.shape_), "normalization": self.normalization_.to_dict(), "edits": json.loads(self.edits_.to_json())}
+                    "names": self._names.tolist(), "shape": list(self.shape_), "normalization": self.normalization_.to_dict(), "edits": json.loads(self.edits_.to_json())}
         replace_file(folder / "clusterer.json", json.dumps(settings, indent=1).encode())
         return folder
 
@@ -386,7 +399,7 @@ class BackgroundClusterer(BaseEstimator):
     def _restore(self, stored, encoder, tensors, normalizing):
         self.encoder_, self.patch_size_, self.patch_variance_, self.shape_ = encoder, stored["patch_size"], stored["patch_variance"], tuple(stored["shape"])
         self.normalization_, self.edits_, self.choice_ = Normalization.from_dict(stored["normalization"], normalizing), Edits.from_json(json.dumps(stored["edits"])), None
-        self.embeddings_, self._learned = tensors["embeddings"], tensors["learned"]
+        self.embeddings_, self._learned, self._names = tensors["embeddings"], tensors["learned"], np.array(stored["names"])
         self.kmeans_ = SinkhornKMeans(len(tensors["cluster_centers"]), random_state=self.random_state)
         learned = {"cluster_centers_": tensors["cluster_centers"].numpy(), "potentials_": tensors["potentials"].numpy(), "labels_": self._learned.numpy(), "n_features_in_": tensors["cluster_centers"].shape[1], **stored["kmeans"]}
         for name, value in learned.items(): setattr(self.kmeans_, name, value)

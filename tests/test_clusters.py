@@ -23,7 +23,7 @@ def clusterer(data): return BackgroundClusterer(3, epochs=4, progress=False).fit
 def test_loaded_elsewhere_gives_identical_labels(clusterer, data, tmp_path):
     edited = BackgroundClusterer.load(clusterer.save(tmp_path / "plain"))
     edited.split_cluster(1)
-    edited.edits_ = edited.edits_.rename(3, "new").move(["5", "7"], 0)
+    edited.edits_ = edited.edits_.rename(3, "new").move(["object 5", "background 7"], 0)
     edited.save(tmp_path / "edited")
     code = f"""
 import sys, torch
