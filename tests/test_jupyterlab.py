@@ -46,28 +46,33 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quickstart(lab):
-    "The quickstart on tiny settings, opened and run from top to bottom; gives the page and the folder."
+def browser():
     from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        started = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def quickstart(lab, browser):
+    "The quickstart on tiny settings, opened and run from top to bottom; gives the page and the folder."
     address, token, root = lab
     notebook = with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"})
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, root / "quickstart.ipynb")
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 1000})
-        page.goto(f"{address}/doc/tree/quickstart.ipynb?token={token}&reset")
-        page.wait_for_selector(".jp-Notebook", timeout=60_000)
-        page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=60_000)
-        page.locator(".jp-Cell").first.click()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function("!document.querySelector('.jp-CodeCell .jp-InputPrompt').innerText.includes('[ ]')", timeout=20_000)
-        wait_for_file(root / "run" / "model" / "settings.json", 240, page)
-        page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=60_000)
-        yield page, root
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.goto(f"{address}/doc/tree/quickstart.ipynb?token={token}&reset")
+    page.wait_for_selector(".jp-Notebook", timeout=60_000)
+    page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=60_000)
+    page.locator(".jp-Cell").first.click()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function("!document.querySelector('.jp-CodeCell .jp-InputPrompt').innerText.includes('[ ]')", timeout=20_000)
+    wait_for_file(root / "run" / "model" / "settings.json", 240, page)
+    page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=60_000)
+    yield page, root
 
 
 def wait_for_file(path, seconds, page):
@@ -175,24 +180,20 @@ from_folders("with", "without")"""
 
 
 @pytest.fixture(scope="module")
-def own_images(lab):
-    "A newcomer's notebook on folders of images, run cell by cell; gives the page."
-    from playwright.sync_api import sync_playwright
+def own_images(lab, browser):
+    "A newcomer's notebook on folders of images, run from top to bottom; gives the page."
     address, token, root = lab
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in OWN_IMAGES.split("\n---\n")], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), root / "own.ipynb")
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 1000})
-        page.goto(f"{address}/doc/tree/own.ipynb?token={token}&reset")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.get_by_text("Run", exact=True).first.click()
-        page.get_by_text("Run All Cells", exact=True).first.click()
-        page.get_by_text("Bring milk").first.wait_for(timeout=60_000)
-        page.get_by_text("is not an image, whatever its name says").first.wait_for(timeout=180_000)
-        yield page
-        SHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SHOTS / "own_images.png")
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.goto(f"{address}/doc/tree/own.ipynb?token={token}&reset")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.get_by_text("Run", exact=True).first.click()
+    page.get_by_text("Run All Cells", exact=True).first.click()
+    page.get_by_text("Bring milk").first.wait_for(timeout=60_000)
+    page.get_by_text("is not an image, whatever its name says").first.wait_for(timeout=180_000)
+    yield page
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / "own_images.png")
 
 
 def test_own_images(own_images):
