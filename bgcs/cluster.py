@@ -308,14 +308,17 @@ class BackgroundClusterer(BaseEstimator):
         masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks of the object images, for 'mask'
     ) -> Assignment:  # of the object images, in their order
         "Clusters of object images, and how sure they are; after all edits."
-        self._check_set(data)
-        way = assign or self.assign
+        return self._assign(data, assign or self.assign, masks)
+
+    def _assign(self, data, way, masks=None, background_clusters=None):
+        "Clusters of object images; those of the background-only images need not be found again where they are known."
+        self.check_set(data)
         if way not in WAYS: raise ValueError(f"assign={way!r}; expected one of {', '.join(map(repr, WAYS))}")
         data = data.packed(progress=self.progress)
         objects = data.objects
         if way in ("nearest", "oracle"):
-            found = (nearest_in_source if way == "nearest" else oracle)(data, self.predict(data.backgrounds))
-            learned, patches = found, None
+            if background_clusters is None: background_clusters = self.predict(data.backgrounds)
+            learned, patches = (nearest_in_source if way == "nearest" else oracle)(data, background_clusters), None
         else:
             cut, weights = (border_patches, None) if way == "patch" or masks is None else (grid_patches, _free_share(masks, len(objects), self.patch_size_))
             patches = self._embed_patches(objects.images, cut)
@@ -330,7 +333,10 @@ class BackgroundClusterer(BaseEstimator):
         distance = (patches.double() - torch.as_tensor(self.kmeans_.cluster_centers_)[clusters][:, None]).pow(2).sum(2)
         return (patches * torch.softmax(-distance / (2 * self.patch_variance_), 1)[:, :, None]).sum(1)
 
-    def _check_set(self, data):
+    def check_set(self,
+        data: ImageSet,
+    ) -> None:
+        "Refuse images whose intensities mean something else than those it was fitted on."
         self._check_fitted()
         if data.normalization != self.normalization_: raise ValueError(f"these images are normalised by {data.normalization}, and the clusterer was fitted on {self.normalization_}; open them with normalization=clusterer.normalization_")
 
@@ -339,15 +345,21 @@ class BackgroundClusterer(BaseEstimator):
         masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks of the object images, for assign='mask'
     ) -> torch.Tensor:  # `(n,)` int64, in the order of the images; -1: none
         "Cluster of every image: of object images by `assign_objects`, of background-only images by balanced k-means."
-        self._check_set(data)
+        self.check_set(data)
         data = data.packed(progress=self.progress)
         clusters = torch.empty(len(data), dtype=torch.long)
         if (~data.presence).any():
             backgrounds = data.backgrounds
-            embeddings = self.embed(backgrounds.images)
-            clusters[~data.presence] = self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, image_names(backgrounds))
-        if data.presence.any(): clusters[data.presence] = self.assign_objects(data, masks=masks).clusters
+            clusters[~data.presence] = self.predict_embedded(self.embed(backgrounds.images), image_names(backgrounds))
+        if data.presence.any(): clusters[data.presence] = self._assign(data, self.assign, masks, clusters[~data.presence]).clusters
         return clusters
+
+    def predict_embedded(self,
+        embeddings: torch.Tensor,  # `(n, dim)` of background-only images, as `embed` gives them
+        names: np.ndarray | None = None,  # `(n,)` of the images, for edits that move single ones, see `image_names`
+    ) -> torch.Tensor:  # `(n,)` int64; -1: none
+        "Clusters of background-only images that are embedded already, by balanced k-means and edits."
+        return self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, names)
 
     def split_cluster(self,
         cluster: int,
@@ -477,12 +489,13 @@ def assignment_report(
 ) -> AssignmentReport:
     "Assign the object images in every way that this set allows, and compare."
     ways = ["patch"] + ["nearest"] * (data.source is not None) + ["mask"] * (masks is not None) + ["oracle"] * (data.background_class is not None)
-    found = {way: clusterer.assign_objects(data, way, masks if way == "mask" else None) for way in ways}
+    known = clusterer.predict(data.backgrounds) if {"nearest", "oracle"} & set(ways) else None
+    found = {way: clusterer._assign(data, way, masks if way == "mask" else None, known) for way in ways}
     pairs = [(a, b) for i, a in enumerate(ways) for b in ways[i + 1:]]
     agreement = {pair: float((found[pair[0]].clusters == found[pair[1]].clusters).double().mean()) for pair in pairs}
     if data.background_class is None: return AssignmentReport(found, agreement, {})
     b, o = ~data.presence, data.presence
-    reference = (clusterer.predict(data.backgrounds), data.background_class[b])
+    reference = (known, data.background_class[b])
     return AssignmentReport(found, agreement, {way: cluster_agreement(a.clusters, data.background_class[o], reference)["accuracy"] for way, a in found.items()})
 
 # %% ../nbs/12_cluster.ipynb #201c2d0a

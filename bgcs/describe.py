@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from .files import ImageSetError, image_info, listing
-from .images import ImageSet
-from .splits import PARTS, Splits, exact_duplicates
+from .images import ImageSet, plot_images
+from .splits import Splits, exact_duplicates
 from .stores import attempt
 
 # %% auto #0
@@ -66,7 +66,6 @@ class Description:
     ):  # a matplotlib figure
         "Intensity histograms by class, images by source, and a contact sheet."
         import matplotlib.pyplot as plt
-        from bgcs.images import plot_images
         fig = plt.figure(figsize=(9, 4.2))
         top, sheet = fig.subfigures(2, 1, height_ratios=[1.1, 1])
         left, right = top.subplots(1, 2)
@@ -74,9 +73,8 @@ class Description:
         left.set(xlabel=f"intensity, normalised by {self.data.normalization}", ylabel="share of pixels", xlim=(0, 1))
         left.legend(fontsize=8)
         _plot_sources(right, self.by_source)
-        kinds = [part for part in (self.data.objects, self.data.backgrounds) if len(part)]
-        pictures = torch.cat([part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds])
-        plot_images(pictures * (6 if self.data.normalization.name == "mean-clip" else 1), axes=sheet.subplots(len(kinds), n))
+        pictures = self.data.examples(n)
+        plot_images(pictures, axes=sheet.subplots(len(pictures) // n, n))
         sheet.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.02, 0.02)
         top.subplots_adjust(0.08, 0.27, 0.98, 0.95, 0.2)
         plt.close(fig)

@@ -16,7 +16,7 @@ import torch
 
 from .files import ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from .normalize import Normalization, as_normalization
-from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, read_all
+from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, read_all, without_alpha
 
 # %% auto #0
 __all__ = ['LOAD_AT_ONCE', 'plot_images', 'ImageSet', 'as_raw', 'from_arrays', 'open_set', 'from_files', 'as_presence',
@@ -150,10 +150,16 @@ class ImageSet:
         gain: float | None = None,  # brightens the pictures; None: 6 for 'mean-clip', whose average is 1/16, otherwise 1
     ):  # a matplotlib figure
         "Object images above, background-only images below, spread evenly over the set."
+        return plot_images(self.examples(n, gain), columns=n, size=size)
+
+    def examples(self,
+        n: int,  # images of each kind
+        gain: float | None = None,  # see `plot`
+    ) -> torch.Tensor:  # `(2n, c, h, w)`, or `(n, c, h, w)` where there is one kind
+        "Object images, then background-only images, spread evenly over the set, as bright as an eye wants them."
         gain = gain or (6 if self.normalization.name == "mean-clip" else 1)
         kinds = [part for part in (self.objects, self.backgrounds) if len(part)]
-        rows = [part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds]
-        return plot_images(gain * torch.cat(rows), columns=n, size=size)
+        return gain * torch.cat([part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds])
 
     def __repr__(self):
         c, h, w = self.shape
@@ -354,7 +360,7 @@ class MaskStore(FileStore):
         mask, image = read_image(self.paths[i], None if page == "channels" else page, color="index"), image_info(self.image_paths[i])
         if mask.shape[1:] != (image.height, image.width): raise ImageSetError(f"is {mask.shape[1]}×{mask.shape[2]}, and its image {image.height}×{image.width}; expected the same size")
         if mask.dtype.kind == "f" and not np.isfinite(mask).all(): raise ImageSetError("holds NaN or infinity; expected 0 outside the object")
-        marked = MaskLabels(self.labels)(mask[None, :-1 if len(mask) in (2, 4) else None])[0].numpy().astype(np.uint8)  # a last channel of 2 or 4 is transparency
+        marked = MaskLabels(self.labels)(without_alpha(mask)[None])[0].numpy().astype(np.uint8)
         return change_size(marked, self.reading.crop, self.reading.resize, nearest=True)
 
     def identity(self): return f"{super().identity()} {self.labels}"
@@ -377,17 +383,21 @@ def from_folders(
     folders = [Path(object_folder), Path(background_folder)]
     skipped = [] if options.get("on_bad") == "skip" else None
     names = [find_images(folder, skipped=skipped) for folder in folders]
+    masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0])
+    return _from_two(folders, names, source, masks, _called(folders, names), skipped, options)
+
+def _from_two(folders, names, source, object_masks, called, skipped, options):
+    "An image set from the files of object images and those of background-only images, by name below a folder each."
     files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
     _refuse_twice(files)
-    masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0]) + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, _called(folders, names), skipped=skipped or (), **options)
+    sources = None if source is None else [source(Path(f)) for f in files]
+    masks = None if object_masks is None else object_masks + [None] * len(names[1])
+    return from_files(files, np.arange(len(files)) < len(names[0]), sources, masks, called, skipped=skipped or (), **options)
 
 def _called(folders, names):
     "Names below the folders; with the folder where both have a file of one name."
     if not set(names[0]) & set(names[1]): return names[0] + names[1]
     return [f"{folder.name}/{name}" for folder, found in zip(folders, names) for name in found]
-
-def _sources(files, source): return None if source is None else [source(Path(f)) for f in files]
 
 def _refuse_twice(files):
     if len(set(files)) == len(files): return
@@ -445,10 +455,8 @@ def from_globs(
     "An image set from one folder tree, with a pattern for each class."
     skipped = [] if options.get("on_bad") == "skip" else None
     names = [find_images(root, pattern, skipped if k == 0 else []) for k, pattern in enumerate((objects, backgrounds))]
-    files = [os.path.join(root, name) for found in names for name in found]
-    _refuse_twice(files)
-    masks = None if mask is None else [mask(Path(f)) for f in files[:len(names[0])]] + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), _sources(files, source), masks, names[0] + names[1], skipped=skipped or (), **options)
+    masks = None if mask is None else [mask(Path(os.path.join(root, name))) for name in names[0]]
+    return _from_two([root, root], names, source, masks, names[0] + names[1], skipped, options)
 
 # %% ../nbs/03_images.ipynb #d74fa374
 def from_hdf5(

@@ -14,7 +14,7 @@ import torch
 from .files import ImageSetError, change_size, channels_first, image_info, listing, read_image
 from .images import ImageSet, open_set
 from .normalize import as_normalization
-from .stores import MaskLabels, Reading, all_good, attempt, digest
+from .stores import MaskLabels, Reading, all_good, attempt, digest, without_alpha
 
 # %% auto #0
 __all__ = ['sliding_places', 'random_places', 'box_raster', 'window_share', 'choose_places', 'blind_band', 'Side', 'sonar_sides',
@@ -327,7 +327,7 @@ class _Marks:
     def __call__(self, source):
         raster = source if isinstance(source, np.ndarray) else read_image(source, color="index")
         raster = raster if raster.ndim == 3 else raster[None]
-        return MaskLabels(self.labels)(raster[None, :-1 if len(raster) in (2, 4) else None])[0].numpy().astype(np.uint8)
+        return MaskLabels(self.labels)(without_alpha(raster)[None])[0].numpy().astype(np.uint8)
 
     def finish(self, patch, shape, dtype): return change_size(np.ascontiguousarray(patch), resize=shape[1:], nearest=True)
 
@@ -425,7 +425,7 @@ class _Opened:
         raster = np.asarray(mark) if not isinstance(mark, (str, os.PathLike)) else read_image(mark, color="index")
         raster = raster[None] if raster.ndim == 2 else raster
         if raster.shape[1:] != tuple(shape): raise ImageSetError(f"is {shape[0]}×{shape[1]}, and its labels {raster.shape[1]}×{raster.shape[2]}; expected the same size")
-        return raster[:-1] if len(raster) in (2, 4) else raster  # a last channel of 2 or 4 is transparency
+        return without_alpha(raster)
 
     def places(self, image, mark, boxed, wanted, rng):
         "Number of channels and type of an image, and places `(p, 5)` of its object patches and of its background-only patches."

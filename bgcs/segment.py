@@ -223,14 +223,12 @@ class Segmenter(L.LightningModule):
         batch_size: int = 256,  # images at a time
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1]
         "Masks of images, on the CPU."
-        if isinstance(images, ImageSet): images = self._in_my_numbers(images).images
+        if isinstance(images, ImageSet):
+            if self.normalization not in (None, images.normalization): raise ValueError(f"these images are normalised by {images.normalization}, and the segmenter was trained on {self.normalization}; open them with normalization=segmenter.normalization")
+            images = images.images
         if images.ndim != 4 or images.shape[1] != self.settings["channels"]: raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {self.settings['channels']}, h, w)")
         self.eval()
         return torch.cat([self(batch.to(self.device)).cpu() for batch in images.split(batch_size)])
-
-    def _in_my_numbers(self, data):
-        if self.normalization is not None and data.normalization != self.normalization: raise ValueError(f"these images are normalised by {data.normalization}, and the segmenter was trained on {self.normalization}; open them with normalization=segmenter.normalization")
-        return data
 
     def save(self,
         folder,  # made if it isn't there

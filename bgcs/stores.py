@@ -23,8 +23,8 @@ from .normalize import Normalization
 
 # %% auto #0
 __all__ = ['FORMAT', 'Reading', 'Mismatch', 'describe_form', 'attempt', 'ArrayStore', 'PackedStore', 'FileStore', 'all_good',
-           'digest', 'HDF5Store', 'open_hdf5', 'dataset_of', 'LazyImages', 'MaskLabels', 'cache_folder', 'clear_cache',
-           'Problems', 'read_all', 'Packed', 'pack']
+           'digest', 'HDF5Store', 'open_hdf5', 'dataset_of', 'LazyImages', 'without_alpha', 'MaskLabels',
+           'cache_folder', 'clear_cache', 'Problems', 'read_all', 'Packed', 'pack']
 
 # %% ../nbs/02_stores.ipynb #c3951405
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def dataset_of(
     where = ""
     for part in name.strip("/").split("/"):
         where = f"{where}/{part}"
-        link = file.get(where, getlink=True) if where in file or file.get(where, getlink=True) is not None else None
+        link = file.get(where, getlink=True)
         if isinstance(link, h5py.ExternalLink): raise ImageSetError(f"{file.filename}: {name!r} is a link to another file ({link.filename}), which is not followed. Copy the data into one file")
     found = file.get(name)
     if not isinstance(found, h5py.Dataset): raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {', '.join(map(repr, _datasets(file))) or 'none'}")
@@ -327,6 +327,12 @@ class LazyImages:
     def __repr__(self): return f"LazyImages({'×'.join(map(str, self.shape))}, {self.transform}, from {self.store.dtype} in {type(self.store).__name__})"
 
 def _as_numpy(index): return index.numpy() if isinstance(index, torch.Tensor) else np.asarray(index) if isinstance(index, (list, range)) else index
+
+def without_alpha(
+    raster: np.ndarray,  # `(c, h, w)` of a mask or label image
+) -> np.ndarray:  # `(c, h, w)` or `(c - 1, h, w)`
+    "A label image without its transparency, which is the last channel of 2 or 4."
+    return raster[:-1] if len(raster) in (2, 4) else raster
 
 @dataclass(frozen=True)
 class MaskLabels:

@@ -17,7 +17,7 @@ from IPython.display import display
 from PIL import Image
 
 from .blend import composite
-from .cluster import BackgroundClusterer
+from .cluster import BackgroundClusterer, image_names
 from .images import ImageSet
 from .segment import Segmenter
 
@@ -92,8 +92,9 @@ class ClusterExplorer:
         backgrounds = data.backgrounds
         self.images = backgrounds.images
         if not len(self.images): raise ValueError("this set has no background-only image to show")
+        clusterer.check_set(data)
         embeddings = clusterer.embed(self.images)
-        self.clusters = clusterer.predict(backgrounds).numpy()
+        self.clusters = clusterer.predict_embedded(embeddings, image_names(backgrounds)).numpy()
         self.xy, self.thumbnails = plane(embeddings, clusterer.random_state), thumbnails
         called = {-1: "no cluster"} | {k: f"cluster {name}" for k, name in clusterer.edits_.names.items()}
         there = sorted(set(self.clusters.tolist()))
