@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from .blend import Pairing, composite
-from .divergence import energy_sliced_wasserstein, random_patches, sliced_wasserstein
 from .encoders import interruptible, quiet_lightning, replace_file
 from .images import ImageSet
 from .masknet import UNet
 from .normalize import Normalization
+from .slicing import energy_sliced_wasserstein, sliced_wasserstein
+from .views import random_patches
 
 # %% auto #0
 __all__ = ['FORMAT', 'Objective', 'conditional_divergence', 'background_loss', 'erase_blobs', 'recomposition_loss',
