@@ -101,7 +101,7 @@ def _potentials(cost, a, b, epsilon, tol, max_iter, patience=50):
         if now == epsilon and (off := _off(before, g, b, epsilon)) < tol: break
         if now > epsilon or i < patience: continue
         tried = g + _newton_step(cost, _soft_min(cost, g, b.log(), epsilon), g, a, b, epsilon, damping)
-        better = bool(tried.isfinite().all()) and _dual(cost, tried, a, b, epsilon) > _dual(cost, g, a, b, epsilon)
+        better = bool(tried.isfinite().all()) and _dual(cost, tried, a, b, epsilon) >= _dual(cost, g, a, b, epsilon) - 1e-12 * high  # near the top, rounding hides the rise
         g, damping = (tried, max(damping / 10, 1e-10)) if better else (g, min(10 * damping, 1.0))
     return f, g, off
 

@@ -42,9 +42,9 @@ def _sample(name, points, weights):
         points, weights = points[weights > 0], weights[weights > 0]
     points = points.reshape(len(points), -1)
     if points.dtype in (torch.float16, torch.bfloat16): points = points.float()
-    bad = int((~points.detach().isfinite()).any(1).sum())
+    bad = 0 if bool(points.detach().sum().isfinite()) else int((~points.detach().isfinite()).any(1).sum())  # the sum is quick, but may overflow
     if bad: raise ValueError(f"{bad} of {len(points)} points of {name} hold NaN or infinite values; mend or drop them, or give them weight 0")
-    return points, None if weights is None else weights.to(points.dtype) / weights.sum().to(points.dtype)
+    return points, None if weights is None else _wide(weights) / _wide(weights).sum()
 
 def _wide(points): return points.float() if points.device.type == "mps" else points.double()
 
@@ -92,6 +92,8 @@ def _weighted_pieces(u_ends, v_ends):
     within = lambda steps: torch.searchsorted(steps, ends).clamp_max(steps.shape[-1] - 1)
     return within(u_ends), within(v_ends), ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
 
+def _power(gap, p): return gap.square() if p == 2 else gap.abs().pow(p)
+
 def wasserstein_1d(
     u: torch.Tensor,  # `(..., n)` samples on a line
     v: torch.Tensor,  # `(..., m)` samples on a line
@@ -104,10 +106,10 @@ def wasserstein_1d(
     (u, u_order), (v, v_order) = u.sort(-1), v.sort(-1)
     if u_weights is not None or v_weights is not None:
         i, j, length = _weighted_pieces(_sorted_weights(u_weights, u_order), _sorted_weights(v_weights, v_order))
-    elif u.shape[-1] == v.shape[-1]: return (u - v).abs().pow(p).mean(-1)
+    elif u.shape[-1] == v.shape[-1]: return _power(u - v, p).mean(-1)
     else: i, j, length = _pieces_on(u.shape[-1], v.shape[-1], u.dtype, u.device)
     at = lambda z, k: z.gather(-1, k.expand(*z.shape[:-1], -1))
-    return (at(u, i).sub(at(v, j)).abs().pow(p) * length.to(u.dtype)).sum(-1)
+    return (_power(at(u, i) - at(v, j), p) * length.to(u.dtype)).sum(-1)
 
 # %% ../nbs/14_slicing.ipynb #4f099598
 _DRAW = 16  # directions drawn at once, always, so that results don't depend on the size of chunks
@@ -121,7 +123,7 @@ def _check_projections(projections, points):
 
 class _Directions:
     "Directions in chunks, the same at each iteration: given ones, or uniform on the sphere, drawn on the device where they are used."
-    def __init__(self, n, points, generator=None, given=None, chunk_size=64):
+    def __init__(self, n, points, generator=None, given=None, chunk_size=128):
         _at_least(1, n_projections=n, chunk_size=chunk_size)
         self.points, self.given, self.chunk_size = points.detach(), given, -(-chunk_size // _DRAW) * _DRAW
         if given is None: self.n, self.seed = n, int(torch.randint(2**62, (), generator=generator, device=None if generator is None else generator.device))
@@ -220,7 +222,7 @@ def projected_costs(
     p: float = 2,  # order, at least 1
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
-    chunk_size: int = 64,  # directions held at a time; changes memory, not results
+    chunk_size: int = 128,  # directions held at a time; changes memory, not results
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # `(n_projections,)`
@@ -236,7 +238,7 @@ def sliced_wasserstein(
     p: float = 2,  # order, at least 1
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
-    chunk_size: int = 64,  # directions held at a time; changes memory, not results
+    chunk_size: int = 128,  # directions held at a time; changes memory, not results
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
@@ -270,7 +272,7 @@ def energy_sliced_wasserstein(
     temperature: float | str = 1.0,  # of the weights, in units of the mean cost; or 'paper': 1, for costs summed over the points of `x`
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
-    chunk_size: int = 64,  # directions held at a time; changes memory, not results
+    chunk_size: int = 128,  # directions held at a time; changes memory, not results
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
@@ -311,16 +313,14 @@ def max_sliced_wasserstein(
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Max-sliced Wasserstein distance: along the direction that tells the samples apart best (Deshpande et al., 2019)."
     _at_least(1, p=p)
-    if projections is not None: projections = _check_projections(projections, x.detach())
-    x, y, basis = _in_span(x, y)
-    if projections is not None and basis is not None: projections = projections @ basis
     first = torch.cat(list(_Directions(n_projections, x, generator, projections)))
-    fixed_x, fixed_y = x.detach(), y.detach()
+    fixed_x, fixed_y, basis = _in_span(x.detach(), y.detach()) if n_ascents else (x.detach(), y.detach(), None)
+    if basis is not None: first = F.normalize(first @ basis)
     cost = lambda directions: wasserstein_1d(directions @ fixed_x.T, directions @ fixed_y.T, p, x_weights, y_weights)
     best = first[cost(first).argmax()][None]
     found = F.normalize(_ascend(F.normalize(best), lambda z: cost(F.normalize(z)).sum(), n_ascents, step))
     if n_ascents and cost(found) > cost(best): best = found
-    return _sliced(x, y, 1, p, best, None, 1, x_weights, y_weights)
+    return _sliced(x, y, 1, p, best if basis is None else best @ basis.T, None, 1, x_weights, y_weights)
 
 # %% ../nbs/14_slicing.ipynb #694443cf
 def _spread_map(x, y, weights, p, n_ascents, step, penalty, generator, batch=64):
@@ -344,7 +344,7 @@ def distributional_sliced_wasserstein(
     step: float = 0.3,  # length of the first step; the map begins as the identity
     penalty: float = 1.0,  # on the mean absolute cosine between directions, in units of the distance before the search
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
-    chunk_size: int = 64,  # directions held at a time; changes memory, not results
+    chunk_size: int = 128,  # directions held at a time; changes memory, not results
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
@@ -367,7 +367,7 @@ def generalized_sliced_wasserstein(
     radius: float | None = None,  # of the sphere, in the units of the samples; None: the root mean square length of all points, a constant
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants of length 1
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
-    chunk_size: int = 64,  # directions held at a time; changes memory, not results
+    chunk_size: int = 128,  # directions held at a time; changes memory, not results
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
