@@ -16,7 +16,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
-from .slicing import (_above_zero, _at_least, _centred, _mass, _on_samples, _root, _wide, distributional_sliced_wasserstein,
+from .slicing import (_above_zero, _at_least, _centred, _mass, _on_samples, _root, _seed, _wide, distributional_sliced_wasserstein,
                           energy_sliced_wasserstein, generalized_sliced_wasserstein, max_sliced_wasserstein, sliced_wasserstein)
 from .views import Pixels
 
@@ -200,6 +200,7 @@ class Critic(nn.Module):
         if self.dim is not None and x.shape[1] != self.dim: raise ValueError(f"points have {x.shape[1]} values; this critic was made for dim={self.dim}")
         like = next(self.net.parameters())
         (x, a), (y, b) = ((points.to(like), _mass(points.to(like), weights)) for points, weights in ((x, x_weights), (y, y_weights)))
+        generator = torch.Generator(x.device).manual_seed(_seed(generator))
         for _ in range(self.n_steps): self._learn(x.detach(), y.detach(), a, b, shape, generator)
         frozen = {name: value.detach().clone() for name, value in self.net.named_parameters()}  # the next call may change them before this one's backward
         value = lambda points: torch.func.functional_call(self.net, frozen, points.unflatten(1, shape)).flatten()

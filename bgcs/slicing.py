@@ -5,6 +5,7 @@
 # %% ../nbs/14_slicing.ipynb #bcda9b67
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache, wraps
 
@@ -121,12 +122,16 @@ def _check_projections(projections, points):
     if not bool(projections.isfinite().all()): raise ValueError("projections hold NaN or infinite values; expected finite directions")
     return projections.detach().to(points)
 
+def _seed(generator):
+    "A draw from the generator, or from torch's own: it seeds another, on whatever device, as often as need be."
+    return int(torch.randint(2**62, (), generator=generator, device=None if generator is None else generator.device))
+
 class _Directions:
     "Directions in chunks, the same at each iteration: given ones, or uniform on the sphere, drawn on the device where they are used."
     def __init__(self, n, points, generator=None, given=None, chunk_size=128):
         _at_least(1, n_projections=n, chunk_size=chunk_size)
         self.points, self.given, self.chunk_size = points.detach(), given, -(-chunk_size // _DRAW) * _DRAW
-        if given is None: self.n, self.seed = n, int(torch.randint(2**62, (), generator=generator, device=None if generator is None else generator.device))
+        if given is None: self.n, self.seed = n, _seed(generator)
         else: self.given = _check_projections(given, points); self.n = len(given)
 
     def __len__(self): return self.n
@@ -239,17 +244,31 @@ def sliced_wasserstein(
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
     chunk_size: int = 128,  # directions held at a time; changes memory, not results
+    in_span: bool = False,  # draw directions in the span of the points: the same in expectation, its gradient less noisy where there are fewer points than dimensions
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Sliced Wasserstein distance between two samples (Bonneel et al., 2015)."
-    return _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
+    if not in_span: return _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
+    if projections is not None: raise ValueError("projections and in_span=True exclude each other; leave one out")
+    dim, (x, y, _) = x.shape[1], _in_span(x, y)
+    return _mean_length(x.shape[1], dim, p) * _sliced(x, y, n_projections, p, None, generator, chunk_size, x_weights, y_weights)
+
+def _in_span(x, y):
+    "Both samples in an orthonormal basis of their joint span, and the basis `(d, n + m)`; as they are, and None, where they have fewer dimensions than points."
+    if len(x) + len(y) >= x.shape[1]: return x, y, None
+    basis = torch.linalg.qr(torch.cat([x, y]).detach().T).Q
+    return x @ basis, y @ basis, basis
+
+def _mean_length(within, dim, p):
+    "p-norm of the length that is left of a uniform direction in `dim` dimensions, projected to `within` of them."
+    return math.exp((math.lgamma((within + p) / 2) - math.lgamma(within / 2) + math.lgamma(dim / 2) - math.lgamma((dim + p) / 2)) / p)
 
 def _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights, radius=None):
     _at_least(1, p=p)
     return _root(_MeanCost.apply(x, y, (x_weights, y_weights), _Directions(n_projections, x, generator, projections, chunk_size), p, radius), p)
 
-# %% ../nbs/14_slicing.ipynb #e8b8520b
+# %% ../nbs/14_slicing.ipynb #d4317c99
 def energy_weights(
     costs: torch.Tensor,  # `(n_projections,)` one cost a direction
     temperature: float | str = 1.0,  # in units of the mean cost, infinity gives uniform weights; or 'paper': 1, for costs summed over `n_points`
@@ -280,13 +299,7 @@ def energy_sliced_wasserstein(
     costs = projected_costs.__wrapped__(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
     return _root((energy_weights(costs, temperature, len(x)) * costs).sum(), p)
 
-# %% ../nbs/14_slicing.ipynb #c0ede0c4
-def _in_span(x, y):
-    "Both samples in an orthonormal basis of their joint span, and the basis `(d, n + m)`; as they are, and None, where they have fewer dimensions than points."
-    if len(x) + len(y) >= x.shape[1]: return x, y, None
-    basis = torch.linalg.qr(torch.cat([x, y]).detach().T).Q
-    return x @ basis, y @ basis, basis
-
+# %% ../nbs/14_slicing.ipynb #2107631e
 @torch.enable_grad()
 def _ascend(start, objective, n_ascents, step):
     "Steps of shrinking length along the gradient; the length doesn't depend on the gradient's."
@@ -322,7 +335,7 @@ def max_sliced_wasserstein(
     if n_ascents and cost(found) > cost(best): best = found
     return _sliced(x, y, 1, p, best if basis is None else best @ basis.T, None, 1, x_weights, y_weights)
 
-# %% ../nbs/14_slicing.ipynb #694443cf
+# %% ../nbs/14_slicing.ipynb #6c2ea11f
 def _spread_map(x, y, weights, p, n_ascents, step, penalty, generator, batch=64):
     "Matrix that maps uniform directions to telling ones."
     draw = lambda: torch.cat(list(_Directions(batch, x, generator)))
@@ -357,7 +370,7 @@ def distributional_sliced_wasserstein(
     learned = torch.cat([F.normalize(theta @ matrix) for theta in uniform])
     return _sliced(x, y, n_projections, p, learned, None, chunk_size, x_weights, y_weights)
 
-# %% ../nbs/14_slicing.ipynb #1b92e90a
+# %% ../nbs/14_slicing.ipynb #958df412
 @_on_samples
 def generalized_sliced_wasserstein(
     x: torch.Tensor,  # `(n, ...)` one sample; all but the first dimension are flattened
