@@ -59,6 +59,9 @@ def _on_samples(f):
     "Check and flatten the samples; work in full precision."
     @wraps(f)
     def checked(x, y, *args, x_weights=None, y_weights=None, **settings):
+        if torch.is_inference_mode_enabled():  # in which nothing could be learned
+            usual = lambda value: value.clone() if isinstance(value, torch.Tensor) else value
+            with torch.inference_mode(False): return checked(usual(x), usual(y), *map(usual, args), x_weights=usual(x_weights), y_weights=usual(y_weights), **{key: usual(value) for key, value in settings.items()})
         x, x_weights = _sample("x", x, x_weights)
         y, y_weights = _sample("y", y, y_weights)
         if x.shape[1] != y.shape[1]: raise ValueError(f"samples x and y have {x.shape[1]} and {y.shape[1]} values a point; both need the same")
@@ -68,6 +71,7 @@ def _on_samples(f):
 
 # %% ../nbs/14_slicing.ipynb #d4e00e38
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve gradients later
 def quantile_pieces(
     n: int,  # size of the first sample
     m: int,  # size of the second
@@ -78,6 +82,7 @@ def quantile_pieces(
     return starts // m, starts // n, (ends - starts).double() / (n * m)
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve gradients later
 def _pieces_on(n, m, dtype, device):
     i, j, length = quantile_pieces(n, m)
     return i.to(device), j.to(device), length.to(dtype).to(device)

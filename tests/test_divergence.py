@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgcs import slicing
 from bgcs.divergence import DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd, sinkhorn_divergence
 from bgcs.slicing import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights, generalized_sliced_wasserstein,
                           max_sliced_wasserstein, projected_costs, random_projections, sliced_wasserstein, wasserstein_1d)
@@ -166,7 +167,6 @@ def test_learned_directions_are_constants(f, d, monkeypatch):
     x, y = pair(8, 11, d)
     x.requires_grad_()
     seen = []
-    import bgcs.slicing as slicing
     sliced = slicing._sliced
     monkeypatch.setattr(slicing, "_sliced", lambda x, y, n, p, projections, *rest: seen.append(projections) or sliced(x, y, n, p, projections, *rest))
     value = f(x, y, generator=generator())
@@ -261,6 +261,19 @@ def test_half_precision_and_autocast(name):
     value.backward()
     assert value.dtype == torch.float32 and halves.grad.dtype == torch.bfloat16 and halves.grad.isfinite().all()
     close(value, expected, 0.05)
+
+
+@pytest.mark.parametrize("name", [*ALL, "critic"])
+def test_no_trace_of_inference_mode(name):
+    "Validation may come first, in inference mode, and fill what is kept between calls."
+    x, y = pair(7, 11, 30, dtype=torch.float32)
+    f = Critic(30) if name == "critic" else ALL[name]
+    slicing.quantile_pieces.cache_clear()
+    slicing._pieces_on.cache_clear()
+    with torch.inference_mode(): first = seeded(f, x * 1, y)
+    with torch.no_grad(): assert not f(x.clone().requires_grad_(), y).requires_grad
+    value = seeded(f, x.requires_grad_(), y)
+    assert torch.autograd.grad(value, x)[0].isfinite().all() and (value == first or name == "critic")
 
 
 @pytest.mark.parametrize("name", SLICED)
