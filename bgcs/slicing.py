@@ -133,9 +133,9 @@ def _seed(generator):
 
 class _Directions:
     "Directions in chunks, the same at each iteration: given ones, or uniform on the sphere, drawn on the device where they are used."
-    def __init__(self, n, points, generator=None, given=None, chunk_size=128):
+    def __init__(self, n, points, generator=None, given=None, chunk_size=128, keep=0):  # keep: how many may stay in memory for the next iteration
         _at_least(1, n_projections=n, chunk_size=chunk_size)
-        self.points, self.given, self.chunk_size = points.detach(), given, -(-chunk_size // _DRAW) * _DRAW
+        self.points, self.given, self.chunk_size, self.keep, self.kept = points.detach(), given, -(-chunk_size // _DRAW) * _DRAW, keep, []
         if given is None: self.n, self.seed = n, _seed(generator)
         else: self.given = _check_projections(given, points); self.n = len(given)
 
@@ -143,12 +143,18 @@ class _Directions:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self.given is not None: yield from self.given.split(self.chunk_size); return
+        yield from self.kept
         generator = torch.Generator(self.points.device).manual_seed(self.seed)
-        for start in range(0, self.n, self.chunk_size):
+        if self.kept: generator.set_state(self.after_kept)
+        for start in range(sum(map(len, self.kept)), self.n, self.chunk_size):
             n = min(self.chunk_size, self.n - start)
             drawn = self.points.new_empty(-(-n // _DRAW) * _DRAW, self.points.shape[1])
             for rows in drawn.split(_DRAW): rows.normal_(generator=generator)
-            yield _normalized(drawn[:n])
+            chunk = _normalized(drawn[:n])
+            if start + n <= self.keep:
+                self.kept.append(chunk)
+                self.after_kept = generator.get_state()
+            yield chunk
 
 def random_projections(
     n_projections: int,  # number of directions
@@ -198,7 +204,7 @@ class _MeanCost(torch.autograd.Function):
     def backward(ctx, grad): return *(None if total is None else total * grad for total in ctx.saved_tensors), None, None, None, None
 
 class _Costs(torch.autograd.Function):
-    "Cost of each direction; the backward pass draws the directions once more."
+    "Cost of each direction; the backward pass goes through the directions once more."
     @staticmethod
     def forward(ctx, x, y, weights, directions, p, radius):
         ctx.settings = directions, radius
@@ -238,7 +244,7 @@ def projected_costs(
 ) -> torch.Tensor:  # `(n_projections,)`
     "$W_p^p$ between the projections of two samples, one value a direction."
     _at_least(1, p=p)
-    return _Costs.apply(x, y, (x_weights, y_weights), _Directions(n_projections, x, generator, projections, chunk_size), p, None)
+    return _Costs.apply(x, y, (x_weights, y_weights), _Directions(n_projections, x, generator, projections, chunk_size, keep=2 * (len(x) + len(y))), p, None)
 
 @_on_samples
 def sliced_wasserstein(

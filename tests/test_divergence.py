@@ -2,6 +2,7 @@
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import geomloss
 import numpy as np
@@ -349,12 +350,12 @@ def test_critic_comes_near_the_wasserstein_distance_and_back_from_disk(tmp_path)
 
 
 MEMORY = """
-import resource, sys, torch, ot
+import sys, torch, ot
 from bgcs.slicing import energy_sliced_wasserstein, sliced_wasserstein
 torch.set_num_threads(1)
 theirs = lambda x, y, n: ot.sliced_wasserstein_distance(x, y, n_projections=n)
 f = {"POT": theirs, "sliced": sliced_wasserstein, "energy": energy_sliced_wasserstein}[sys.argv[1]]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 x, y = torch.randn(200, 4096).requires_grad_(), torch.randn(200, 4096)
 f(x[:8], y[:8], 16).backward()
 before = peak()
@@ -363,6 +364,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the high-water mark is Linux's; getrusage's is handed down from the parent")
 def test_memory_is_bounded():
     peaks = {name: float(subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True).stdout) for name in ("POT", "sliced", "energy")}
-    assert max(peaks["sliced"], peaks["energy"]) <= peaks["POT"] / 2, peaks
+    assert 0 < max(peaks["sliced"], peaks["energy"]) <= peaks["POT"] / 2, peaks
