@@ -14,7 +14,7 @@ from .images import plot_images
 
 # %% auto #0
 __all__ = ['seam_bands', 'feather', 'match_contrast', 'composite', 'harden', 'Placement', 'move_objects', 'random_blobs',
-           'mosaic', 'Pairing', 'composite_grid', 'plot_composite_grid']
+           'mosaic', 'Pairing', 'draw', 'composite_grid', 'plot_composite_grid']
 
 # %% ../nbs/13_blend.ipynb #9aab684f
 def seam_bands(
@@ -199,9 +199,14 @@ class Pairing:
         generator: torch.Generator | None = None,  # for a repeatable deal
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # indices of objects `(n,)`, of backgrounds `(n,)`, of real images `(up to n_real,)`
         "Random indices; objects and real images without repetition where there are enough, backgrounds likewise."
-        return tuple(_draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, n_real)))
+        return tuple(draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, n_real)))
 
-def _draw(members, n, generator):
+def draw(
+    members: torch.Tensor,  # `(m,)` indices to draw from
+    n: int,  # how many
+    generator: torch.Generator | None = None,  # for a repeatable draw
+) -> torch.Tensor:  # `(n,)`
+    "Random indices, without repetition where there are enough."
     if n <= len(members): return members[torch.randperm(len(members), generator=generator)[:n]]
     return members[torch.randint(len(members), (n,), generator=generator)]
 

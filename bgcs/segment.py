@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from .blend import Pairing, composite, random_blobs
+from .blend import Pairing, composite, draw, mosaic, random_blobs
 from .encoders import interruptible, quiet_lightning, replace_file
 from .images import ImageSet
 from .masknet import UNet
@@ -25,8 +26,9 @@ from .slicing import energy_sliced_wasserstein, sliced_wasserstein
 from .views import random_patches
 
 # %% auto #0
-__all__ = ['FORMAT', 'Objective', 'conditional_divergence', 'background_loss', 'erase_blobs', 'recomposition_loss',
-           'TransplantBatches', 'Segmenter', 'RefreshClusters']
+__all__ = ['FORMAT', 'Objective', 'conditional_divergence', 'background_loss', 'erase_blobs', 'recomposition_loss', 'mosaic_loss',
+           'presence_loss', 'random_flips', 'mask_entropy', 'area_loss', 'total_variation', 'TransplantBatches',
+           'Segmenter', 'RefreshClusters']
 
 # %% ../nbs/16_segment.ipynb #ec6c3f3b
 @dataclass(frozen=True)
@@ -36,11 +38,19 @@ class Objective:
     temperature: float | None = None  # of energy weights, in units of the mean cost; None: all directions weigh the same (the paper: 1, in units of the summed cost)
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone, as in the paper
     patch_places: int = 32  # patches from each composite; from each real image a quarter of that
-    background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
-    recomposition_weight: float = 2.0  # of the recomposition loss (the paper: none)
+    background_weight: float = 0.1  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
+    mosaic_weight: float = 1.0  # of the mosaic loss (the paper: none)
+    mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most
+    object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
+    flip: str = "both"  # how mosaics may be flipped: 'both' ways, 'horizontal' or 'none', as the domain allows
+    presence_weight: float = 0.05  # of the presence loss (the paper: none)
+    recomposition_weight: float = 0.3  # of the recomposition loss (the paper: none)
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_start: float = 0.3  # share of training after which recomposition begins, when masks are good enough to teach
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
+    entropy_weight: float = 0.0  # of the mean entropy of mask pixels, in nats: makes masks decide
+    area_weight: float = 0.0  # of the squared difference between a mask's mean and `object_share`
+    variation_weight: float = 0.0  # of total variation, the mean difference between neighbouring mask pixels: makes outlines short
 
 # %% ../nbs/16_segment.ipynb #006326db
 def conditional_divergence(
@@ -94,6 +104,55 @@ def recomposition_loss(
     return F.binary_cross_entropy_with_logits(net(composite(images, pasted, backgrounds)), pasted)
 
 # %% ../nbs/16_segment.ipynb #5e93fd59
+def mosaic_loss(
+    logits: torch.Tensor,  # `(n, 1, h, w)` of the network on mosaics
+    from_objects: torch.Tensor,  # `(n, 1, h, w)` 1 where the piece came from an object image, as `mosaic` gives it
+    object_share: float = 0.1,  # share of an object image that is object, from 0 to below 1
+) -> torch.Tensor:  # scalar, in nats; where no mask is sure of anything about log 2
+    "Cross-entropy of the kind of image that each piece came from, when only the object tells them apart."
+    if not 0 <= object_share < 1: raise ValueError(f"object_share={object_share}; expected a share from 0 to below 1")
+    return F.binary_cross_entropy_with_logits(math.log(1 - object_share) + F.softplus(logits), from_objects)
+
+def presence_loss(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of object images
+    share: float = 0.03,  # of an image's area that is surely object
+) -> torch.Tensor:  # scalar, at least 0
+    "An object image shows the object somewhere: minus the logarithm of the mean of each mask's highest values."
+    top = masks.flatten(1).topk(max(1, round(share * masks[0].numel())), dim=1).values.mean(1)
+    return -top.clamp_min(1e-6).log().mean()
+
+def random_flips(
+    images: torch.Tensor,  # `(n, c, h, w)`
+    flip: str = "both",  # 'both' ways, 'horizontal' or 'none'
+) -> torch.Tensor:  # `(n, c, h, w)`
+    "Each image flipped or not, at random."
+    if flip not in ("both", "horizontal", "none"): raise ValueError(f"flip={flip!r}; expected 'both', 'horizontal' or 'none'")
+    for axis in {"both": (-1, -2), "horizontal": (-1,), "none": ()}[flip]:
+        images = torch.where(torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5, images.flip(axis), images)
+    return images
+
+# %% ../nbs/16_segment.ipynb #0cfa08bf
+def mask_entropy(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
+) -> torch.Tensor:  # scalar in [0, log 2], in nats
+    "Mean entropy of mask pixels: 0 where each has decided."
+    inside = masks.clamp(1e-6, 1 - 1e-6)
+    return -(inside * inside.log() + (1 - inside) * (1 - inside).log()).mean()
+
+def area_loss(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of object images
+    share: float,  # of an image's area that an object is expected to cover
+) -> torch.Tensor:  # scalar in [0, 1]
+    "Mean squared difference between each mask's mean and the share expected."
+    return (masks.flatten(1).mean(1) - share).pow(2).mean()
+
+def total_variation(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
+) -> torch.Tensor:  # scalar in [0, 2]
+    "Mean difference between neighbouring mask pixels, down and across (Rudin, Osher, Fatemi, 1992)."
+    return masks.diff(dim=2).abs().mean() + masks.diff(dim=3).abs().mean()
+
+# %% ../nbs/16_segment.ipynb #803a1361
 class TransplantBatches(torch.utils.data.Dataset):
     "Batches for the segmenter, by number."
     def __init__(self,
@@ -121,18 +180,21 @@ class TransplantBatches(torch.utils.data.Dataset):
 
     def __getitem__(self,
         step: int,  # number of the batch
-    ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds', 'targets', 'real', 'real_clusters'
+    ) -> dict[str, torch.Tensor]:  # 'images' to transplant onto 'backgrounds' of the clusters 'targets'; 'native' object images of those clusters; 'real' ones to compare with, of 'real_clusters'
         generator = torch.Generator().manual_seed(self.random_state * 1_000_003 + step)
         dealt = [self.pairing.deal(k, self.per_cluster, self.n_real, generator) for k in self.pairing.clusters]
         moved, onto, real = (torch.cat(part) for part in zip(*dealt))
+        native = torch.cat([draw(self.pairing.real[k], self.per_cluster, generator) for k in self.pairing.clusters])
         label = lambda part: torch.cat([torch.full((len(d[part]),), k) for k, d in zip(self.pairing.clusters, dealt)])
-        return {"images": self.objects[moved], "backgrounds": self.backgrounds[onto], "targets": label(0), "real": self.objects[real], "real_clusters": label(2)}
+        return {"images": self.objects[moved], "backgrounds": self.backgrounds[onto], "native": self.objects[native], "targets": label(0), "real": self.objects[real], "real_clusters": label(2)}
 
-# %% ../nbs/16_segment.ipynb #4acb6b85
+# %% ../nbs/16_segment.ipynb #0d051cae
 def _average(averaged, current, n_averaged):
     "Exponential moving average that begins as a plain mean."
     if not current.is_floating_point(): return current
     return averaged.lerp(current, 1 - min(0.998, (float(n_averaged) + 1) / (float(n_averaged) + 10)))
+
+def _channels_last(images): return images.contiguous(memory_format=torch.channels_last)
 
 class Segmenter(L.LightningModule):
     "Learns masks of objects from images and presence, by conditional divergence."
@@ -165,18 +227,31 @@ class Segmenter(L.LightningModule):
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantBatches` deals them
-    ) -> dict[str, torch.Tensor]:  # 'loss', 'divergence', 'background', 'recomposition', scalars
-        "The objective and its parts on one batch."
+    ) -> dict[str, torch.Tensor]:  # 'loss', and each term of it, not weighted, by name: scalars
+        "The objective and its terms on one batch."
         o, images, backgrounds = self.objective, batch["images"], batch["backgrounds"]
-        logits = self.net(torch.cat([images, backgrounds]).contiguous(memory_format=torch.channels_last))
+        logits = self.net(_channels_last(torch.cat([images, backgrounds])))
         masks, empty = (logits + o.logit_shift * (torch.rand((), device=logits.device) - 0.5)).sigmoid().chunk(2)
-        divergence = conditional_divergence(composite(images, masks, backgrounds), batch["targets"], batch["real"], batch["real_clusters"], o)
-        background = background_loss(empty)
-        loss = divergence + o.background_weight * background
-        if not o.recomposition_weight or not self.trained_share > o.recomposition_start: return {"loss": loss, "divergence": divergence, "background": background}
+        terms = {"divergence": (1.0, lambda: conditional_divergence(composite(images, masks, backgrounds), batch["targets"], batch["real"], batch["real_clusters"], o)),
+                 "background": (o.background_weight, lambda: background_loss(empty)),
+                 "mosaic": (o.mosaic_weight, lambda: self._mosaic(batch["native"], backgrounds)),
+                 "presence": (o.presence_weight, lambda: presence_loss(masks)),
+                 "recomposition": (o.recomposition_weight if self.trained_share > o.recomposition_start else 0, lambda: self._recomposition(images, backgrounds)),
+                 "entropy": (o.entropy_weight, lambda: mask_entropy(masks)),
+                 "area": (o.area_weight, lambda: area_loss(masks, o.object_share)),
+                 "variation": (o.variation_weight, lambda: total_variation(masks))}
+        found = {name: term() for name, (weight, term) in terms.items() if weight}
+        return {"loss": sum(terms[name][0] * value for name, value in found.items()), **found}
+
+    def _mosaic(self, native, backgrounds):
+        o = self.objective
+        some = torch.randperm(len(native), device=native.device)[:o.mosaic_images]
+        mosaics, from_objects = mosaic(random_flips(native[some], o.flip), random_flips(backgrounds[some], o.flip))
+        return mosaic_loss(self.net(_channels_last(mosaics)), from_objects, o.object_share)
+
+    def _recomposition(self, images, backgrounds):
         with torch.no_grad(): teacher_masks = self.averaged.eval()(images).sigmoid()
-        recomposition = recomposition_loss(self.net, teacher_masks, images, backgrounds, o.recomposition_erased)
-        return {"loss": loss + o.recomposition_weight * recomposition, "divergence": divergence, "background": background, "recomposition": recomposition}
+        return recomposition_loss(self.net, teacher_masks, images, backgrounds, self.objective.recomposition_erased)
 
     @property
     def trained_share(self) -> float:
@@ -263,7 +338,7 @@ class Segmenter(L.LightningModule):
         segmenter.net.load_state_dict(segmenter.averaged.module.state_dict())
         return segmenter.eval()
 
-FORMAT = "bgcs.Segmenter/2"
+FORMAT = "bgcs.Segmenter/3"
 
 class RefreshClusters(L.Callback):
     "At the end of epochs, gives the object images the clusters of what their masks leave: `Segmenter.fit(callbacks=[RefreshClusters(clusterer, data)])`."
