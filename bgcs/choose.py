@@ -289,7 +289,7 @@ def choose_threshold(
     model,  # see `predict_masks`
     held_out: HeldOut,  # see `hold_out`
     thresholds: Iterable[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
-    by: str = "score",  # the criterion, a key of what `criteria` gives
+    by: str = "two_sample_auc",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
     batch_size: int = 256,  # images at a time
 ) -> ThresholdChoice:
