@@ -1,0 +1,170 @@
+"""Criteria without masks: properties, degenerate models, bad input."""
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bgcs.blend import harden, random_blobs
+from bgcs.choose import (agreement, choose_threshold, compare, criteria, false_positive_area, hold_out, held_out_divergence, mask_iou, paste_consistency,
+                         plot_comparison, predict_masks, rank_agreement, removal_residual, score, seam_features, separation, stability)
+from bgcs.images import ImageSet
+
+some = settings(deadline=None, derandomize=True, max_examples=25)
+
+
+def generator(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def striped(n=36, c=1, side=16, seed=0):
+    "Bright squares on backgrounds with stripes across (cluster 0) or down (cluster 1)."
+    rng, k = generator(seed), torch.arange(2 * n) % 2
+    stripes = 0.25 + 0.15 * torch.sin(torch.arange(side) * 1.5).expand(2 * n, side, side)
+    images = torch.where((k == 0)[:, None, None], stripes, stripes.mT)[:, None] + 0.05 * torch.rand(2 * n, 1, side, side, generator=rng)
+    masks = torch.zeros(2 * n, 1, side, side, dtype=torch.bool)
+    for mask, (top, left) in zip(masks[:n], torch.randint(side - 6, (n, 2), generator=rng).tolist()): mask[0, top:top + 6, left:left + 6] = True
+    images[masks] = 0.9
+    return ImageSet(images.expand(-1, c, -1, -1), torch.arange(2 * n) < n, masks=masks), k
+
+
+def bright(images): return (images.mean(1, keepdim=True) > 0.8).float()
+def nothing(images): return torch.zeros_like(images[:, :1])
+def whole(images): return bright(images).amax((1, 2, 3), keepdim=True).expand(-1, 1, *images.shape[2:])
+
+
+class Segmenter:
+    def predict(self, images): return bright(images)
+
+
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_the_right_mask_wins(c):
+    table = compare({"whole": whole, "right": Segmenter(), "nothing": nothing}, *striped(c=c), n=36, progress=False)
+    assert table.index[0] == "right" and table.score["nothing"] == 0 and table.score["whole"] < table.score["right"] - 0.2
+    assert table.loc["right", ["paste_iou", "swap_iou", "shift_iou", "flip_iou", "separation"]].min() > 0.95 and table.loc["right", ["false_positive_area", "removal_residual"]].max() == 0
+    assert table["two_sample_auc"].between(0, 1).all() and plot_comparison(table).axes
+
+
+def test_masks_are_never_looked_at():
+    data, clusters = striped()
+    nonsense = ImageSet(data.images, data.presence, masks=~data.masks, background_class=1 - clusters)
+    first, second = (compare({"right": bright}, d, clusters, n=20, progress=False) for d in (data, nonsense))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_results_depend_on_the_seed_alone():
+    data, clusters = striped()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch.manual_seed(1)
+    first = criteria(bright, hold_out(data, clusters, 20))
+    torch.manual_seed(2)
+    assert criteria(bright, hold_out(data, clusters, 20)) == first
+    assert criteria(bright, hold_out(data, clusters, 20, random_state=1)) != first
+    torch.set_rng_state(before[0])
+    compare({"right": bright}, data, clusters, n=20, threshold="auto", progress=False)
+    assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+
+
+@some
+@given(st.integers(1, 5), st.integers(3, 12), st.integers(3, 12), st.integers(0, 10_000))
+def test_iou_of_hard_masks_counts_pixels(n, h, w, seed):
+    a, b = (random_blobs(n, (h, w), share, 3, generator(seed + i)) for i, share in enumerate((0.4, 0.6)))
+    iou = mask_iou(a, b)
+    for one, first, second in zip(iou, a.bool(), b.bool()):
+        assert one == pytest.approx(float((first & second).sum() / (first | second).sum()), abs=1e-5) if (first | second).any() else one == 0
+    assert torch.equal(iou, mask_iou(b, a)) and (mask_iou(a, a)[a.sum((1, 2, 3)) > 0] == 1).all()
+    assert stability([a, b, a]) == pytest.approx((2 * float(iou.mean()) + float(mask_iou(a, a).mean())) / 3, abs=1e-5)
+
+
+@some
+@given(st.integers(0, 1000), st.floats(0.05, 0.95))
+def test_false_positives_at_a_threshold(seed, threshold):
+    masks = torch.rand(4, 1, 9, 7, generator=generator(seed))
+    found = false_positive_area(masks, threshold)
+    assert found["false_positive_area"] == pytest.approx(float((masks >= threshold).float().mean())) and found["false_positive_mean"] == pytest.approx(float(masks.mean()))
+
+
+def test_divergence_grows_with_a_difference():
+    data, clusters = striped()
+    real, k = data.objects.images, clusters[:36]
+    values = [held_out_divergence((real + shift).clamp(0, 1), k, real) for shift in (0, 0.05, 0.1)]
+    assert values[0] < values[1] < values[2]  # not 0 on itself: patches of the two sides lie at different places
+
+
+def test_probes_of_degenerate_models():
+    data, clusters = striped()
+    h = hold_out(data, clusters)
+    for model, pasted, residual in ((bright, (0.99, 1), (0, 0)), (whole, (0.4, 0.75), (0, 0)), (nothing, (0, 0), (1, 1))):
+        masks = harden(predict_masks(model, h.objects))
+        assert pasted[0] <= paste_consistency(model, h.objects, masks, h.same) <= pasted[1]
+        assert residual[0] <= removal_residual(model, h.objects, masks, h.same) <= residual[1]
+    assert agreement(nothing, h.objects, nothing(h.objects), h.onto) == {"shift_iou": 0, "flip_iou": 0, "swap_iou": 0}
+
+
+def test_separation_is_the_auc_of_the_top():
+    objects, backgrounds = torch.zeros(3, 1, 10, 10), torch.full((4, 1, 10, 10), 0.04)
+    objects[..., 0, :5] = torch.tensor([0.9, 0.5, 0.01])[:, None, None]  # the mean would rank all below the backgrounds'
+    assert separation(objects, backgrounds) == pytest.approx(2 / 3)
+
+
+def test_score_is_a_geometric_mean():
+    assert score({"paste_iou": 0.5, "relative_divergence": 0.5}) == pytest.approx(0.5)
+    assert score({"paste_iou": 1, "relative_divergence": 1.2}) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 5, 6), (2, 3, 16, 9), (1, 2, 40, 40)])
+def test_features_of_any_size(shape):
+    features = seam_features(torch.rand(shape))
+    assert len(features) == len(torch.rand(shape)) and features.isfinite().all()
+
+
+def test_threshold_between_two_levels():
+    data, clusters = striped()
+    blob = random_blobs(1, (16, 16), 0.2, 3, generator())
+    model = lambda images: (0.9 * bright(images)).maximum(0.7 * blob)
+    h = hold_out(data, clusters)
+    for by in ("score", "paste_iou", "false_positive_area", "two_sample_excess"):
+        choice = choose_threshold(model, h, (0.5, 0.8, 0.95), by=by, progress=False)
+        assert choice.threshold == 0.8, by
+    assert choice.plot().axes and choice.table.index.tolist() == [0.5, 0.8, 0.95]
+    assert compare({"a": model}, data, clusters, threshold="auto", progress=False).threshold["a"] in (0.8, 0.9)
+
+
+def test_order_of_models_changes_nothing():
+    data, clusters = striped()
+    models = {"right": bright, "whole": whole}
+    one, other = (compare(dict(items), data, clusters, n=20, progress=False) for items in (models.items(), reversed(models.items())))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_rank_agreement_knows_which_side_is_good():
+    rng = np.random.default_rng(0)
+    truth = pd.Series(rng.random(12), index=[f"m{i}" for i in range(12)])
+    table = pd.DataFrame({"score": truth ** 3, "divergence": -truth, "separation": rng.random(12), "threshold": 0.5})
+    found = rank_agreement(table, truth.sample(frac=1, random_state=0))
+    assert found.spearman["score"] == pytest.approx(1) and found.spearman["divergence"] == pytest.approx(1) and "threshold" not in found.index
+    assert abs(found.spearman["separation"]) < 0.7 and found.p_value["score"] < 1e-6
+
+
+DATA, CLUSTERS = striped(12)
+
+@pytest.mark.parametrize("f, text", [
+    (lambda: hold_out(DATA.objects, CLUSTERS[:12]), "no held-out background-only images"),
+    (lambda: hold_out(DATA.backgrounds, CLUSTERS[12:]), "no held-out object images"),
+    (lambda: hold_out(DATA, CLUSTERS[:5]), "expected (24,)"),
+    (lambda: hold_out(DATA, torch.zeros(24).long()), "Use at least 2 clusters"),
+    (lambda: hold_out(DATA, -torch.ones(24).long()), "Use at least 2 clusters"),
+    (lambda: hold_out(DATA, torch.where(DATA.presence, 0, CLUSTERS)), "Cluster 1 holds no object image"),
+    (lambda: hold_out(DATA, CLUSTERS, 0), "n=0"),
+    (lambda: compare({"a": lambda images: images[..., :3]}, DATA, CLUSTERS, progress=False), "model 'a': the model gave masks of shape"),
+    (lambda: compare({"a": lambda images: images / 0 * 0}, DATA, CLUSTERS, progress=False), "NaN"),
+    (lambda: compare({"a": lambda images: images - 1}, DATA, CLUSTERS, progress=False), "take their sigmoid"),
+    (lambda: compare({"a": 3}, DATA, CLUSTERS, progress=False), "with .predict"),
+    (lambda: compare({"a": bright}, DATA, CLUSTERS, threshold=80, progress=False), "threshold=80"),
+    (lambda: compare({}, DATA, CLUSTERS), "no models"),
+    (lambda: compare({"a": bright}, *striped(6), progress=False), "5 folds need at least 5"),
+    (lambda: stability([DATA.masks.float()]), "at least 2"),
+])
+def test_bad_input_is_refused(f, text):
+    with pytest.raises(ValueError) as error: f()
+    assert text in str(error.value)
