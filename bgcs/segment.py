@@ -38,13 +38,13 @@ class Objective:
     temperature: float | None = None  # of energy weights, in units of the mean cost; None: all directions weigh the same (the paper: 1, in units of the summed cost)
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone, as in the paper
     patch_places: int = 32  # patches from each composite; from each real image a quarter of that
-    background_weight: float = 0.2  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
-    mosaic_weight: float = 2.0  # of the mosaic loss (the paper: none)
+    background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
+    mosaic_weight: float = 0.0  # of the mosaic loss (the paper: none); 2 or more where backgrounds look alike
     mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
     flip: str = "both"  # how mosaics may be flipped: 'both' ways, 'horizontal' or 'none', as the domain allows
-    presence_weight: float = 0.1  # of the presence loss (the paper: none)
-    recomposition_weight: float = 0.6  # of the recomposition loss (the paper: none)
+    presence_weight: float = 0.0  # of the presence loss (the paper: none)
+    recomposition_weight: float = 2.0  # of the recomposition loss (the paper: none)
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_start: float = 0.3  # share of training after which recomposition begins, when masks are good enough to teach
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
