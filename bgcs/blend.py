@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from .images import plot_images
 
 # %% auto #0
-__all__ = ['seam_bands', 'feather', 'match_contrast', 'composite', 'harden', 'Placement', 'move_objects', 'random_blobs',
-           'mosaic', 'Pairing', 'draw', 'composite_grid', 'plot_composite_grid']
+__all__ = ['seam_bands', 'feather', 'match_contrast', 'composite', 'harden', 'top_mean', 'Placement', 'random_flips',
+           'move_objects', 'random_blobs', 'mosaic', 'check_clusters', 'Pairing', 'composite_grid',
+           'plot_composite_grid']
 
 # %% ../nbs/13_blend.ipynb #9aab684f
 def seam_bands(
@@ -85,6 +86,13 @@ def harden(
     hard = (masks >= threshold).to(masks.dtype)
     return hard + (masks - masks.detach()) if straight_through else hard
 
+def top_mean(
+    masks: torch.Tensor,  # `(n, 1, h, w)`
+    share: float,  # of the pixels of each mask, the highest
+) -> torch.Tensor:  # `(n,)`
+    "Mean of the highest pixels of each mask: how surely something is there, wherever it is."
+    return masks.flatten(1).topk(max(1, round(share * masks[0].numel())), dim=1).values.mean(1)
+
 # %% ../nbs/13_blend.ipynb #85897a2c
 @dataclass(frozen=True)
 class Placement:
@@ -114,6 +122,18 @@ class Placement:
         cos, sin = torch.tensor([1.0, 0, -1, 0], device=device)[quarter], torch.tensor([0.0, 1, 0, -1], device=device)[quarter]
         linear = torch.stack([torch.stack([across * cos, across * sin], 1), torch.stack([-down * sin, down * cos], 1)], 1) / size[:, None, None]
         return torch.cat([linear, -linear @ shift], 2)
+
+def random_flips(
+    images: torch.Tensor,  # `(n, c, h, w)`
+    flip: str = "both",  # 'none', 'horizontal', 'vertical' or 'both', as in `Placement`
+    generator: torch.Generator | None = None,  # for a repeatable draw
+) -> torch.Tensor:  # `(n, c, h, w)`
+    "Each image flipped or not, at random: exact, and quicker than `move_objects`."
+    Placement(flip=flip)
+    device = images.device if generator is None else generator.device
+    for axis, name in ((-1, "horizontal"), (-2, "vertical")):
+        if flip in (name, "both"): images = torch.where((torch.rand(len(images), 1, 1, 1, generator=generator, device=device) < 0.5).to(images.device), images.flip(axis), images)
+    return images
 
 def move_objects(
     images: torch.Tensor,  # `(n, c, h, w)` object images
@@ -174,6 +194,15 @@ def mosaic(
     return composite(a, keep, b), keep
 
 # %% ../nbs/13_blend.ipynb #ede5c093
+def check_clusters(
+    clusters: torch.Tensor,  # `(n,)` int64, or what can become that
+    n: int,  # number of images
+) -> torch.Tensor:  # `(n,)`
+    "Clusters as a tensor, one for each image."
+    clusters = torch.as_tensor(clusters)
+    if clusters.shape != (n,): raise ValueError(f"clusters have shape {tuple(clusters.shape)}; expected ({n},), the cluster of every image, as BackgroundClusterer.predict gives them")
+    return clusters
+
 class Pairing:
     "Deals, for a target cluster, indices of objects to transplant, of backgrounds to put them on, and of real object images to compare with."
     def __init__(self,
@@ -199,14 +228,9 @@ class Pairing:
         generator: torch.Generator | None = None,  # for a repeatable deal
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # indices of objects `(n,)`, of backgrounds `(n,)`, of real images `(up to n_real,)`
         "Random indices; objects and real images without repetition where there are enough, backgrounds likewise."
-        return tuple(draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, n_real)))
+        return tuple(_draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, n_real)))
 
-def draw(
-    members: torch.Tensor,  # `(m,)` indices to draw from
-    n: int,  # how many
-    generator: torch.Generator | None = None,  # for a repeatable draw
-) -> torch.Tensor:  # `(n,)`
-    "Random indices, without repetition where there are enough."
+def _draw(members, n, generator):
     if n <= len(members): return members[torch.randperm(len(members), generator=generator)[:n]]
     return members[torch.randint(len(members), (n,), generator=generator)]
 

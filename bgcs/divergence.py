@@ -22,7 +22,7 @@ from .views import Pixels
 
 # %% auto #0
 __all__ = ['DIVERGENCES', 'mmd', 'energy_distance', 'sinkhorn_divergence', 'frechet_distance', 'Critic', 'Divergence',
-           'make_divergence']
+           'make_divergence', 'conditional_divergence']
 
 # %% ../nbs/16_divergence.ipynb #59ed0b79
 def _squared_distances(x, y):
@@ -259,3 +259,19 @@ def make_divergence(
     for key in settings: _nearest(f"setting of {name!r}", key, known)
     function, settings = (Critic(**settings), {}) if made is Critic else (made, settings)
     return Divergence(function, Pixels() if view is None else view, settings)
+
+# %% ../nbs/16_divergence.ipynb #5b34a628
+def conditional_divergence(
+    distances: list[Divergence],  # what is added up, as `make_divergence` makes them
+    composites: torch.Tensor,  # `(n, c, h, w)`
+    targets: torch.Tensor,  # `(n,)` int64: the cluster whose background each composite has
+    real: torch.Tensor,  # `(m, c, h, w)` real object images
+    real_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each
+    generator: torch.Generator | None = None,  # for repeatable draws
+) -> torch.Tensor:  # scalar, in the units of the distances
+    "Mean over target clusters of the distances between composites and real object images of that cluster (Baker et al., 2025)."
+    clusters = targets.unique().tolist()
+    missing = sorted(set(clusters) - set(real_clusters.tolist()))
+    if missing: raise ValueError(f"there are composites of cluster {missing[0]}, and no real object image of it to compare them with")
+    of = lambda k: sum(distance(composites[targets == k], real[real_clusters == k], generator=generator) for distance in distances)
+    return torch.stack([of(k) for k in clusters]).mean()

@@ -43,6 +43,12 @@ class UNet(nn.Module):
     def forward(self,
         images: torch.Tensor,  # `(n, channels, h, w)`
     ) -> torch.Tensor:  # `(n, 1, h, w)` logits
+        return self.head(self.features(images))
+
+    def features(self,
+        images: torch.Tensor,  # `(n, channels, h, w)`
+    ) -> torch.Tensor:  # `(n, base_width, h, w)`
+        "What the logits are made of."
         h, w = images.shape[-2:]
         step = 2 ** self.depth
         x = self.norm(F.pad(images, (0, -w % step, 0, -h % step), mode="replicate"))
@@ -52,4 +58,4 @@ class UNet(nn.Module):
             x = F.max_pool2d(kept[-1], 2)
         x = self.down[-1](x)
         for widen, block, skip in zip(reversed(self.widen), reversed(self.up), reversed(kept)): x = block(torch.cat([skip, widen(x)], 1))
-        return self.head(x)[..., :h, :w]
+        return x[..., :h, :w]

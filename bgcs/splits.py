@@ -17,7 +17,7 @@ from .files import ImageSetError
 from .images import ImageSet
 
 # %% auto #0
-__all__ = ['PARTS', 'FORMAT', 'exact_duplicates', 'Splits', 'split', 'tied_sources']
+__all__ = ['PARTS', 'FORMAT', 'exact_duplicates', 'Splits', 'split', 'held_out_images', 'tied_sources']
 
 # %% ../nbs/04_splits.ipynb #a2d41974
 def exact_duplicates(
@@ -83,14 +83,31 @@ def split(
     data = data.packed()
     group = tied_sources(data)
     kinds = _kinds_of_groups(group, data.presence.numpy())
-    rng, part_of = np.random.default_rng(random_state), np.zeros(len(data), np.int64)
-    for members in kinds.values():  # groups that hold objects only, backgrounds only, or both, are dealt apart, so that each part gets each kind
-        members = rng.permutation(members)
-        n_val, n_test = (max(1, round(share * len(members))) if len(members) >= 3 else 0 for share in (val, test))
-        part_of[members[:n_val]], part_of[members[n_val:n_val + n_test]] = 1, 2
-    parts = _parted(data, part_of[group])
+    parts = _parted(data, _deal(kinds, len(data), (val, test), random_state)[group])
     for name in PARTS: _check_both_kinds(getattr(parts, name), name, kinds)
     return parts
+
+def _deal(kinds, n, shares, random_state):
+    "A part for each group: 0, or the number of a share. Groups that hold objects only, backgrounds only, or both, are dealt apart, so that each part gets each kind."
+    rng, part_of = np.random.default_rng(random_state), np.zeros(n, np.int64)
+    for members in kinds.values():
+        members, start = rng.permutation(members), 0
+        for i, share in enumerate(shares, 1):
+            count = max(1, round(share * len(members))) if len(members) > len(shares) else 0
+            part_of[members[start:start + count]] = i
+            start += count
+    return part_of
+
+def held_out_images(
+    data: ImageSet,  # the set to take them from; a lazy one is packed first
+    share: float = 0.1,  # of the sources, about
+    random_state: int = 0,  # seed of the shuffle
+) -> torch.Tensor:  # `(len(data),)` bool: True for images to hold out
+    "Some images to set aside, by source: all images of one source, and all exact duplicates, on one side."
+    if not 0 < share < 1: raise ValueError(f"share={share}; expected a share of the sources above 0 and below 1")
+    data = data.packed()
+    group = tied_sources(data)
+    return torch.from_numpy(_deal(_kinds_of_groups(group, data.presence.numpy()), len(data), (share,), random_state)[group] == 1)
 
 def tied_sources(
     data: ImageSet,

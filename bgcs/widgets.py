@@ -204,7 +204,7 @@ class TrainingMonitor(L.Callback):
         if self.show: display(self.view)
 
     def on_train_batch_end(self, trainer, segmenter, outputs, batch, batch_idx):
-        self.history.append({name: float(trainer.callback_metrics[name]) for name in ("divergence", "background", "recomposition") if name in trainer.callback_metrics})
+        self.history.append({name: float(value) for name, value in outputs.items() if name != "loss"})
         if trainer.global_step % 10 == 0: self._say(trainer)
 
     def on_train_epoch_end(self, trainer, segmenter):

@@ -108,8 +108,8 @@ def test_separation_is_the_auc_of_the_top():
 
 
 def test_score_is_a_geometric_mean():
-    assert score({"paste_iou": 0.5, "relative_divergence": 0.5}) == pytest.approx(0.5)
-    assert score({"paste_iou": 1, "relative_divergence": 1.2}) == 0
+    assert score({"paste_iou": 0.5, "two_sample_auc": 0.75}) == pytest.approx(0.5) and score({"paste_iou": 0.2, "two_sample_auc": 0.6}) == pytest.approx((0.04 * 0.8) ** (1 / 3))
+    assert score({"paste_iou": 1, "two_sample_auc": 1}) == 0 and score({"paste_iou": 1, "two_sample_auc": 0.3}) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 5, 6), (2, 3, 16, 9), (1, 2, 40, 40)])

@@ -1,13 +1,88 @@
-"""Training of any length ends well."""
+"""Training of any length ends well, keeps the best of what it had, and goes back to mosaics where composites make masks worse."""
+import warnings
+
+import lightning as L
 import pytest
 import torch
 
+import bgcs.segment
+from bgcs.choose import criteria, hold_out
 from bgcs.datasets import digits_on_textures
-from bgcs.segment import Segmenter
+from bgcs.segment import Objective, Segmenter
+
+small = dict(per_cluster=2, n_real=4, accelerator="cpu", progress=False)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 20])
 def test_any_number_of_steps(steps):
     data = digits_on_textures(n=12)
-    segmenter = Segmenter(base_width=4, depth=1).fit(data, torch.arange(24) % 2, steps=steps, epochs=2, per_cluster=2, n_real=4, accelerator="cpu", progress=False)
-    assert torch.isfinite(segmenter.predict(data)).all()
+    segmenter = Segmenter(base_width=4, depth=1).fit(data, torch.arange(24) % 2, steps=steps, epochs=2, held_out=None, **small)
+    assert torch.isfinite(segmenter.predict(data)).all() and segmenter.threshold_ == 0.5 and not segmenter.history_
+
+
+class Watch(L.Callback):
+    "What the segmenter was after each epoch."
+    def __init__(self): self.weights, self.terms = [], []
+    def on_train_batch_end(self, trainer, segmenter, outputs, batch, batch_idx): self.terms.append(set(outputs) - {"loss"})
+    def on_train_epoch_end(self, trainer, segmenter): self.weights.append({name: value.clone() for name, value in segmenter.averaged.module.state_dict().items()})
+
+
+def same(a, b): return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def data(): return digits_on_textures(n=90)
+
+
+def test_the_best_epoch_is_kept_and_judged_as_criteria_do(data):
+    watch, held_out = Watch(), hold_out(digits_on_textures("val", n=60), digits_on_textures("val", n=60).background_class, 60)
+    segmenter = Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=12, epochs=4, held_out=held_out, callbacks=[watch], **small)
+    assert [at["step"] for at in segmenter.history_] == [3, 6, 9, 12]
+    scores = [at["score"] for at in segmenter.history_]
+    best = max(range(4), key=lambda i: (scores[i], i))
+    assert same(segmenter.averaged.module.state_dict(), watch.weights[best]) and same(segmenter.net.state_dict(), watch.weights[best])
+    assert criteria(segmenter, held_out, names=("score",))["score"] == pytest.approx(scores[best])
+    assert 0.2 <= segmenter.threshold_ <= 0.9
+
+
+def test_images_held_out_are_not_trained_on(data):
+    seen = []
+    class Images(L.Callback):
+        def on_train_batch_end(self, trainer, segmenter, outputs, batch, batch_idx): seen.extend(image.numpy().tobytes() for name in ("images", "backgrounds", "real") for image in batch[name])
+    segmenter = Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=60, epochs=1, held_out=0.4, callbacks=[Images()], **small)
+    aside = bgcs.segment.held_out_images(data, 0.4, 0)
+    kept, away = ({image.numpy().tobytes() for image in data.images[part]} for part in (~aside, aside))
+    assert segmenter.history_ and set(seen) <= kept and not set(seen) & away and len(set(seen)) > 0.9 * len(kept)
+
+
+def test_terms_by_phase(data):
+    watch = Watch()
+    Segmenter(base_width=4, depth=1, objective=Objective(opening=0.5)).fit(data, data.background_class, steps=10, epochs=2, held_out=None, callbacks=[watch], **small)
+    assert watch.terms == [{"background", "mosaic", "presence"}] * 5 + [{"background", "divergence", "recomposition"}] * 5
+
+
+@pytest.mark.parametrize("scores, reopened", [([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], True), ([0.5, 0.4, 0.6, 0.3, 0.3, 0.55], False), ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], False)])
+def test_back_to_mosaics_after_three_worse_epochs(data, monkeypatch, scores, reopened):
+    "Scores are dictated here, since no small set makes composites fail for sure; the real ones are in the benchmark of masks."
+    left, watch = iter(scores), Watch()
+    monkeypatch.setattr(bgcs.segment, "criteria", lambda *args, **kw: {"score": next(left)})
+    segmenter = Segmenter(base_width=4, depth=1, objective=Objective(opening=0.16)).fit(data, data.background_class, steps=12, epochs=6, held_out=0.3, callbacks=[watch], **small)
+    assert segmenter.reopened == reopened
+    assert ["mosaic" in terms for terms in watch.terms] == [True] * 2 + [False] * 6 + [reopened] * 4
+    assert same(segmenter.averaged.module.state_dict(), watch.weights[max(range(6), key=lambda i: (scores[i], i))])
+
+
+def test_too_few_to_hold_out_is_said_and_training_goes_on():
+    data = digits_on_textures(n=12)
+    with pytest.warns(UserWarning, match="sets too little aside"): segmenter = Segmenter(base_width=4, depth=1).fit(data, torch.arange(24) % 2, steps=2, **small)
+    assert not segmenter.history_
+    with warnings.catch_warnings(): warnings.simplefilter("error", UserWarning); Segmenter(base_width=4, depth=1).fit(data, torch.arange(24) % 2, steps=2, held_out=None, **small)
+
+
+def test_bad_settings_are_refused_before_training(data):
+    few = hold_out(digits_on_textures("val", n=8), torch.arange(16) % 2)
+    for f, text in ((lambda: Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=2, held_out=few, **small), "judging needs 5"),
+                    (lambda: Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=2, held_out=1.5, **small), "share=1.5"),
+                    (lambda: Segmenter(base_width=4, depth=1, objective=Objective(opening=0.0, consistency_weight=1.0)).fit(data, data.background_class, steps=2, **small), "clusterer="),
+                    (lambda: Segmenter().plot_history(), "no epoch was judged")):
+        with pytest.raises(ValueError, match=text): f()
