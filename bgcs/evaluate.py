@@ -53,12 +53,13 @@ def evaluate(
 def plot_masks(
     data: ImageSet,  # object images, with or without true masks
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], of the same images
+    threshold: float = 0.5,  # at and above which a pixel counts as object, such as `Segmenter.threshold_`
     n: int = 12,  # images to show, spread evenly over the set
     size: float = 0.8,  # inches a picture
 ):  # a matplotlib figure
-    "Images above, their soft masks, the masks at 0.5, and the true masks where there are any."
+    "Images above, their soft masks, the masks at the threshold, and the true masks where there are any."
     pick = torch.linspace(0, len(data) - 1, min(n, len(data))).long()
-    rows = [data.images[pick], masks[pick], (masks[pick] >= 0.5).float()]
+    rows = [data.images[pick], masks[pick], (masks[pick] >= threshold).float()]
     if data.masks is not None: rows.append(data.masks[pick].float())
     channels = data.shape[0]
     return plot_images(torch.cat([row if len(row[0]) == channels else row.expand(-1, channels, -1, -1) for row in rows]), columns=len(pick), size=size)

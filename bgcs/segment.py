@@ -369,11 +369,11 @@ class Segmenter(L.LightningModule):
     ):  # a matplotlib figure
         "The score on held-out images over training; a line at the epoch whose weights were kept."
         import matplotlib.pyplot as plt
-        if not self.history_: raise ValueError("no epoch was judged: this segmenter was trained with held_out=None, loaded, or not trained yet")
         fig, ax = plt.subplots(figsize=size)
         steps, scores = ([at[name] for at in self.history_] for name in ("step", "score"))
         ax.plot(steps, scores, "o-", ms=3)
-        ax.axvline(steps[_last_best(scores)], color="tab:orange", lw=1)
+        if steps: ax.axvline(steps[_last_best(scores)], color="tab:orange", lw=1)
+        else: ax.set_title("no epoch was judged: too few images held out, or none", fontsize=8)
         ax.set(xlabel="step", ylabel="score")
         plt.close(fig)
         return fig
