@@ -63,7 +63,7 @@ class HeldOut:
     def __len__(self): return len(self.objects)
 
     @property
-    def fewest(self) -> int: "Composites of the cluster that has fewest."; return int(self.targets.unique(return_counts=True)[1].min())
+    def most(self) -> int: "Composites of the cluster that has most."; return int(self.targets.unique(return_counts=True)[1].max())
 
     @cached_property
     def divergence_of_backgrounds(self) -> float: "Of backgrounds without any object, which is what an empty mask gives: see `held_out_divergence`."; return held_out_divergence(self.onto, self.targets, self.real, random_state=self.random_state)
@@ -149,7 +149,7 @@ def two_sample_auc(
     real_index: torch.Tensor,  # `(n,)` int64: which object image each of `real` is
     folds: int = FOLDS,  # of the cross-validation
     random_state: int = 0,  # seed of folds and trees
-) -> float:  # area under the ROC curve in [0, 1], mean over clusters weighted by their size
+) -> float:  # area under the ROC curve in [0, 1], mean over clusters weighted by their size; clusters too small for the folds are left out
     "How well extremely randomised trees tell composites from real object images of the same cluster, cross-validated."
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.metrics import roc_auc_score
@@ -157,13 +157,14 @@ def two_sample_auc(
     aucs, sizes = [], []
     for k in targets.unique().tolist():
         ours = targets == k
-        if int(ours.sum()) < folds: raise ValueError(f"cluster {k} has {int(ours.sum())} composites; {folds} folds need at least {folds}: hold out more images, or use fewer clusters")
+        if int(ours.sum()) < folds: continue
         features = seam_features(torch.cat([composites[ours], real[ours]])).numpy()
         labels = np.repeat([1, 0], int(ours.sum()))
         groups = torch.cat([moved_index[ours], real_index[ours]]).numpy()
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
         guess = cross_val_predict(ExtraTreesClassifier(50, min_samples_leaf=2, random_state=random_state), features, labels, groups=groups, cv=split, method="predict_proba")[:, 1]
         aucs.append(roc_auc_score(labels, guess)); sizes.append(len(labels))
+    if not aucs: raise ValueError(f"no cluster has as many as {folds} composites, and {folds} folds need at least {folds}: hold out more images, or use fewer clusters")
     return float(np.average(aucs, weights=sizes))
 
 # %% ../nbs/18_choose.ipynb #9837ecbd

@@ -211,7 +211,7 @@ class TransplantBatches(torch.utils.data.Dataset):
         random_state: int = 0,  # seed
     ):
         clusters = check_clusters(clusters, len(data))
-        self.objects, self.backgrounds = data.objects.images, data.backgrounds.images
+        self.objects, self.backgrounds = data.objects, data.backgrounds
         self.background_clusters = clusters[~data.presence]
         self.reassign(clusters[data.presence])
         self.steps, self.per_cluster, self.n_real, self.random_state = steps, per_cluster, n_real, random_state
@@ -231,7 +231,8 @@ class TransplantBatches(torch.utils.data.Dataset):
         dealt = [self.pairing.deal(k, self.per_cluster, self.n_real, generator) for k in self.pairing.clusters]
         moved, onto, real = (torch.cat(part) for part in zip(*dealt))
         label = lambda part: torch.cat([torch.full((len(d[part]),), k) for k, d in zip(self.pairing.clusters, dealt)])
-        return {"images": self.objects[moved], "backgrounds": self.backgrounds[onto], "targets": label(0), "real": self.objects[real], "real_clusters": label(2)}
+        objects, backgrounds = self.objects.images, self.backgrounds.images
+        return {"images": objects[moved], "backgrounds": backgrounds[onto], "targets": label(0), "real": objects[real], "real_clusters": label(2)}
 
 # %% ../nbs/19_segment.ipynb #e884f418
 def _average(averaged, current, n_averaged):
@@ -442,7 +443,7 @@ def _set_aside(data, clusters, held_out, random_state):
         if len(enough) >= 2: return data[~aside], clusters[~aside], hold_out(data[aside], labels, random_state=random_state)
         warnings.warn(f"held_out={held_out} sets too little aside to choose a checkpoint by: {len(enough)} clusters have {FOLDS} held-out images of each kind, and 2 are needed. All images are trained on, and the last weights kept. Use more images, fewer clusters or a larger share, or held_out=None to say that this is meant.")
         return data, clusters, None
-    if held_out.fewest < FOLDS: raise ValueError(f"one cluster has {held_out.fewest} held-out object images to compare; judging needs {FOLDS}: hold out more images, or use fewer clusters")
+    if held_out.most < FOLDS: raise ValueError(f"no cluster has more than {held_out.most} held-out object images to compare; judging needs {FOLDS}: hold out more images, or use fewer clusters")
     return data, clusters, held_out
 
 def _last_best(scores): return max(range(len(scores)), key=lambda i: (scores[i], i))
@@ -467,21 +468,20 @@ class _Best(L.Callback):
             segmenter.reopened = True
 
 class RefreshClusters(L.Callback):
-    "At the end of epochs, gives the object images the clusters of what their masks leave: `Segmenter.fit(callbacks=[RefreshClusters(clusterer, data)])`."
+    "At the end of epochs, gives the object images the clusters of what their masks leave: `Segmenter.fit(callbacks=[RefreshClusters(clusterer)])`."
     def __init__(self,
         clusterer,  # a fitted `BackgroundClusterer`
-        data: ImageSet,  # the set that is trained on
         start: float = 0.3,  # share of training after which masks are good enough to go by
     ):
-        self.clusterer, self.objects, self.start = clusterer, data.packed().weak().objects, start
+        self.clusterer, self.start = clusterer, start
         self.changed: list[float] = []  # share of object images that changed cluster, by refresh
 
     def on_train_epoch_end(self, trainer, segmenter):
         if segmenter.trained_share < self.start or segmenter.trained_share >= 1: return
-        masks = segmenter.predict(self.objects)
-        segmenter.train()
-        found = self.clusterer.assign_objects(self.objects, "mask", masks).clusters
         batches = trainer.train_dataloader.dataset
+        masks = segmenter.predict(batches.objects)
+        segmenter.train()
+        found = self.clusterer.assign_objects(batches.objects, "mask", masks).clusters
         before = batches.pairing.object_clusters
         try: batches.reassign(found)
         except ValueError as error: warnings.warn(f"clusters were not refreshed: {error}")

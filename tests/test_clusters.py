@@ -79,7 +79,7 @@ def test_other_images_are_refused(clusterer, tmp_path):
 
 
 def test_masks_refresh_clusters_while_training(clusterer, data):
-    refresh = RefreshClusters(clusterer, data, start=0.2)
+    refresh = RefreshClusters(clusterer, start=0.2)
     Segmenter(base_width=4, depth=1).fit(data, clusterer.predict(data), steps=12, epochs=4, per_cluster=4, n_real=20, callbacks=[refresh], accelerator="cpu", progress=False)
     assert len(refresh.changed) == 3 and all(0 <= share <= 1 for share in refresh.changed)
 
