@@ -60,8 +60,8 @@ def test_killed_while_building(folders, tmp_path):
     for kill in range(8):
         process = builder(folders, tmp_path)
         go(process)
-        while kill % 2 and process.poll() is None and not list(tmp_path.glob("*.building")): time.sleep(0.005)  # half of them at work for sure, however busy the machine is
-        time.sleep(chance.uniform(0, 0.1) if kill % 2 else chance.uniform(0.05, 0.6))
+        while not kill % 2 and process.poll() is None and not list(tmp_path.glob("*.building")): time.sleep(0.005)  # half of them at work for sure, however busy the machine is
+        time.sleep(chance.uniform(0.05, 0.6) if kill % 2 else chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         interrupted += bool(list(tmp_path.glob("*.building")))
