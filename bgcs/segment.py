@@ -272,8 +272,9 @@ class Segmenter(L.LightningModule):
 
     def training_step(self, batch):
         losses = self.losses(batch)
-        self.log_dict({name: value.detach() for name, value in losses.items()}, prog_bar=True, batch_size=len(batch["images"]))
-        return losses
+        terms = {name: value.detach() for name, value in losses.items()}
+        self.log_dict(terms, prog_bar=True, batch_size=len(batch["images"]))
+        return terms | {"loss": losses["loss"]}
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantBatches` deals them
@@ -441,7 +442,7 @@ def _set_aside(data, clusters, held_out, random_state):
         enough = [k for k in set(labels.tolist()) - {-1} if min(int((labels[presence] == k).sum()), int((labels[~presence] == k).sum())) >= FOLDS]
         labels[~torch.isin(labels, torch.tensor(enough))] = -1
         if len(enough) >= 2: return data[~aside], clusters[~aside], hold_out(data[aside], labels, random_state=random_state)
-        warnings.warn(f"held_out={held_out} sets too little aside to choose a checkpoint by: {len(enough)} clusters have {FOLDS} held-out images of each kind, and 2 are needed. All images are trained on, and the last weights kept. Use more images, fewer clusters or a larger share, or held_out=None to say that this is meant.")
+        warnings.warn(f"held_out={held_out} sets too little aside to choose a checkpoint by: {len(enough)} clusters have {FOLDS} held-out images of each kind, and 2 are needed. All images are trained on, and the last weights kept. Use more images, fewer clusters or a larger share, or held_out=None to say that this is meant.", stacklevel=3)
         return data, clusters, None
     if held_out.most < FOLDS: raise ValueError(f"no cluster has more than {held_out.most} held-out object images to compare; judging needs {FOLDS}: hold out more images, or use fewer clusters")
     return data, clusters, held_out
