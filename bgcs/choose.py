@@ -5,7 +5,7 @@
 # %% ../nbs/18_choose.ipynb #e5b9ae29
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .blend import Pairing, check_clusters, composite, harden, random_blobs, top_mean
 from .divergence import conditional_divergence, make_divergence
-from .images import ImageSet, plot_images
+from .images import ImageSet
 from .views import Patches, Pixels
 
 # %% auto #0
@@ -252,7 +252,12 @@ class _Exam:
     "Masks of the held-out images by one model, predicted once, and the criteria of them at any threshold."
     def __init__(self, model, held_out, batch_size):
         self.model, self.held_out, self.batch_size = model, held_out, batch_size
-        self.soft, self.empty = (predict_masks(model, images, batch_size) for images in (held_out.objects, held_out.backgrounds))
+
+    @cached_property
+    def soft(self): return predict_masks(self.model, self.held_out.objects, self.batch_size)
+
+    @cached_property
+    def empty(self): return predict_masks(self.model, self.held_out.backgrounds, self.batch_size)
 
     def at(self, threshold, names=None):
         "All criteria, or those named and what is found along with them."

@@ -71,6 +71,8 @@ class Objective:
         if below: raise ValueError(f"{below[0]}={getattr(self, below[0])}; expected 0 or more")
         for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift", "recomposition_start"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
+        for name in ("object_share", "recomposition_erased"):
+            if getattr(self, name) == 1: raise ValueError(f"{name}=1; expected a share below 1")
         Placement(flip=self.flip)
 
     def distances(self,
@@ -283,7 +285,6 @@ class Segmenter(L.LightningModule):
         o, images, backgrounds, targets = self.objective, batch["images"], batch["backgrounds"], batch["targets"]
         logits = self.net(_channels_last(torch.cat([images, backgrounds])))
         masks, empty = (logits + o.logit_shift * (torch.rand((), device=logits.device) - 0.5)).sigmoid().chunk(2)
-        composites = composite(images, masks, backgrounds)
         terms = {"background": (o.background_weight, lambda: background_loss(empty)),
                  "entropy": (o.entropy_weight, lambda: mask_entropy(masks)),
                  "area": (o.area_weight, lambda: area_loss(masks, o.object_share)),
@@ -291,6 +292,7 @@ class Segmenter(L.LightningModule):
         if self.in_opening:
             terms |= {"mosaic": (o.mosaic_weight, lambda: self._mosaic(batch)), "presence": (o.presence_weight, lambda: presence_loss(masks))}
         else:
+            composites = composite(images, masks, backgrounds)
             terms |= {"divergence": (o.divergence_weight, lambda: conditional_divergence(o.distances(images.shape[2:]), composites, targets, batch["real"], batch["real_clusters"])),
                       "recomposition": (o.recomposition_weight * (self.trained_share >= o.recomposition_start), lambda: self._recomposition(images, backgrounds)),
                       "contrast": (o.contrast_weight, lambda: self._contrast(images, masks, backgrounds)),
@@ -393,7 +395,7 @@ class Segmenter(L.LightningModule):
             images = images.images
         if images.ndim != 4 or images.shape[1] != self.settings["channels"]: raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {self.settings['channels']}, h, w)")
         self.eval()
-        ways = [axes for axes, needed in (((), "none"), ((3,), "horizontal"), ((2,), "vertical"), ((2, 3), "both")) if needed in ("none", flip) or flip == "both"]
+        ways = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both": [(), (3,), (2,), (2, 3)]}[flip]
         average = lambda batch: sum(self(batch.flip(axes)).flip(axes) for axes in ways) / len(ways)
         return torch.cat([average(batch.to(self.device)).cpu() for batch in images.split(batch_size)])
 

@@ -149,7 +149,7 @@ class CompositeViewer:
         self.object = W.BoundedIntText(0, 0, len(self.masks) - 1, description="object")
         self.target = W.Dropdown(options=[(f"cluster {k}", k) for k in targets], description="before")
         self.hard = W.Checkbox(False, description="hard mask")
-        self.threshold = W.FloatSlider(getattr(segmenter, "threshold_", 0.5), min=0.05, max=0.95, step=0.05, description="threshold")
+        self.threshold = W.FloatSlider(segmenter.threshold_, min=0.05, max=0.95, step=0.05, description="threshold")
         self.draw = W.BoundedIntText(0, 0, 10_000, description="draw")
         self._title, self._picture = W.HTML(), W.Image(format="png")
         self.view = W.VBox([W.HBox([self.object, self.target, self.draw]), W.HBox([self.hard, self.threshold]), self._title, self._picture])
