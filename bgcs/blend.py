@@ -14,8 +14,7 @@ from .images import plot_images
 
 # %% auto #0
 __all__ = ['seam_bands', 'feather', 'match_contrast', 'composite', 'harden', 'top_mean', 'Placement', 'random_flips',
-           'move_objects', 'random_blobs', 'mosaic', 'check_clusters', 'Pairing', 'composite_grid',
-           'plot_composite_grid']
+           'move_objects', 'random_blobs', 'mosaic', 'composite_grid', 'plot_composite_grid']
 
 # %% ../nbs/15_blend.ipynb #9aab684f
 def seam_bands(
@@ -192,47 +191,6 @@ def mosaic(
         a, b = (composite(images, blobs(), images[q]) for images in (a, b))
     keep = blobs()
     return composite(a, keep, b), keep
-
-# %% ../nbs/15_blend.ipynb #ede5c093
-def check_clusters(
-    clusters: torch.Tensor,  # `(n,)` int64, or what can become that
-    n: int,  # number of images
-) -> torch.Tensor:  # `(n,)`
-    "Clusters as a tensor, one for each image."
-    clusters = torch.as_tensor(clusters)
-    if clusters.shape != (n,): raise ValueError(f"clusters have shape {tuple(clusters.shape)}; expected ({n},), the cluster of every image, as BackgroundClusterer.predict gives them")
-    return clusters
-
-class Pairing:
-    "Deals, for a target cluster, indices of objects to transplant, of backgrounds to put them on, and of real object images to compare with."
-    def __init__(self,
-        object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure, only ever moved, never compared with
-        background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
-    ):
-        self.clusters = sorted((set(object_clusters.tolist()) | set(background_clusters.tolist())) - {-1})
-        if len(self.clusters) < 2: raise ValueError("All images are in one cluster: composites would have no other background to go to, so the conditional divergence is undefined. Use at least 2 clusters.")
-        self.object_clusters = object_clusters
-        find = lambda hits: hits.nonzero().flatten()
-        self.real = {k: find(object_clusters == k) for k in self.clusters}
-        self.movable = {k: find(object_clusters != k) for k in self.clusters}
-        self.backgrounds = {k: find(background_clusters == k) for k in self.clusters}
-        for kind, members in (("object", self.real), ("background-only", self.backgrounds), ("movable", self.movable)):
-            empty = [k for k in self.clusters if not len(members[k])]
-            if empty and kind == "movable": raise ValueError(f"All object images are in cluster {empty[0]}, so none can be moved there. Use other clusters, or images with more backgrounds.")
-            if empty: raise ValueError(f"Cluster{'s' * (len(empty) > 1)} {', '.join(map(str, empty))} hold{'s' * (len(empty) == 1)} no {kind} image. Use fewer clusters, or drop {'these' if len(empty) > 1 else 'this'}.")
-
-    def deal(self,
-        cluster: int,  # the target cluster
-        n: int,  # number of composites
-        n_real: int,  # number of real object images
-        generator: torch.Generator | None = None,  # for a repeatable deal
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # indices of objects `(n,)`, of backgrounds `(n,)`, of real images `(up to n_real,)`
-        "Random indices; objects and real images without repetition where there are enough, backgrounds likewise."
-        return tuple(_draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, n_real)))
-
-def _draw(members, n, generator):
-    if n <= len(members): return members[torch.randperm(len(members), generator=generator)[:n]]
-    return members[torch.randint(len(members), (n,), generator=generator)]
 
 # %% ../nbs/15_blend.ipynb #6792c2c5
 def composite_grid(

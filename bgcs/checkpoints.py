@@ -153,13 +153,15 @@ def latest_checkpoint(
     folder,  # with checkpoints, or without
     identity: dict | None = None,  # what must be the same for a training to go on; None: whatever is there
 ) -> Path | None:
-    "The newest checkpoint that is whole; None where there is none."
-    for path in checkpoints_in(folder):
+    "The newest checkpoint that is whole; None where there is none at all."
+    paths = checkpoints_in(folder)
+    for path in paths:
         try: found = read_checkpoint(path).get("identity", {})
         except CheckpointError as error: warnings.warn(f"{error}; the one before is taken")
         else:
             if identity is not None: _check_identity(path, found, identity)
             return path
+    if paths: raise CheckpointError(f"none of the {len(paths)} checkpoints in {folder} is whole. Delete them to train anew, or give another folder")
     return None
 
 def _check_identity(path, found, wanted):

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from .blend import Pairing, check_clusters, composite, harden, random_blobs, top_mean
+from .batches import Pairing, check_clusters
+from .blend import composite, harden, random_blobs, top_mean
 from .divergence import conditional_divergence, make_divergence
 from .images import ImageSet
 from .views import Patches, Pixels

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from .encoders import load_encoder, make_encoder, replace_file, save_encoder
+from .checkpoints import replace_file
+from .encoders import load_encoder, make_encoder, save_encoder
 from .images import ImageSet, plot_images
 from .kmeans import SinkhornKMeans
 from .normalize import Normalization

@@ -9,12 +9,8 @@ import difflib
 import hashlib
 import inspect
 import json
-import logging
 import math
 import os
-import signal
-import tempfile
-import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,18 +19,18 @@ import lightning as L
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.decomposition import PCA, IncrementalPCA
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
+from .checkpoints import replace_file
 from .stores import LazyImages
+from .training import Shuffled, Trainable, gather, loader_of, seeded, train
 
 # %% auto #0
-__all__ = ['POSITIVES', 'ARCHITECTURES', 'CHECKPOINT', 'ENCODERS', 'ENCODER_FORMAT', 'cut_patches', 'augment', 'random_views',
-           'positive_pairs', 'info_nce', 'EncoderNet', 'quiet_lightning', 'interruptible', 'Encoder',
-           'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder', 'PCAEncoder', 'ModuleEncoder', 'make_encoder',
-           'replace_file', 'save_encoder', 'load_encoder']
+__all__ = ['POSITIVES', 'ARCHITECTURES', 'ENCODERS', 'ENCODER_FORMAT', 'cut_patches', 'augment', 'random_views', 'positive_pairs',
+           'info_nce', 'EncoderNet', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder', 'PCAEncoder',
+           'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder']
 
 # %% ../nbs/12_encoders.ipynb #0f344040
 def cut_patches(
@@ -128,33 +124,6 @@ class EncoderNet(nn.Sequential):
         for i, o in zip((channels, width, 2 * width), (width, 2 * width, 2 * width)): layers += [*_stage(i, o, architecture), nn.MaxPool2d(2)]
         super().__init__(nn.BatchNorm2d(channels), *layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, dim))
 
-# %% ../nbs/12_encoders.ipynb #09107a0b
-@contextmanager
-def quiet_lightning():
-    "Keeps Lightning's announcements of devices and add-ons out of a notebook; errors still show."
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning|torch.utils.data")
-            yield
-    finally: logger.setLevel(level)
-
-def interruptible(
-    trainer: L.Trainer,  # that trains
-    run,  # a function without arguments that calls the trainer
-    what: str = "model",  # what is trained, for the warning
-):
-    "Run a training; an interrupt ends it early, with a warning, and leaves the model as it is then."
-    handler = signal.getsignal(signal.SIGINT)
-    try: run()
-    except SystemExit:
-        if not trainer.interrupted: raise
-        signal.signal(signal.SIGINT, handler)
-        done = f"{trainer.global_step} of {trainer.max_steps} steps" if trainer.max_steps >= 0 else f"{trainer.current_epoch} of {trainer.max_epochs} epochs"
-        warnings.warn(f"Training was interrupted after {done}; the {what} is usable as it is.")
-
 # %% ../nbs/12_encoders.ipynb #ef2fdc54
 @dataclass(frozen=True)
 class _Training:
@@ -162,10 +131,10 @@ class _Training:
     epochs: int
     batch_size: int
     random_state: int
-    accelerator: str
     progress: bool
     patience: int | None
     folder: str | os.PathLike | None
+    trainer: dict
 
     def __post_init__(self):
         _whole("epochs", self.epochs, 1)
@@ -176,28 +145,26 @@ class _Training:
 def _whole(name, value, least):
     if isinstance(value, bool) or not isinstance(value, int) or value < least: raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}")
 
-class _Lightning(L.LightningModule):
+class _Learning(Trainable):
     "Trains an encoder by its loss."
-    def __init__(self, encoder, identity):
+    draw_device = "cpu"
+
+    def __init__(self, encoder, random_state):
         super().__init__()
-        self.encoder, self.identity = encoder, identity
+        self.encoder, self.random_state = encoder, random_state
 
-    def training_step(self, images):
-        loss = self.encoder.loss(images)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+    def losses(self, batch, shared, own): return {"loss": self.encoder.loss(batch["images"], own)}
 
-    def validation_step(self, images, i):
-        self.log("held_out", self.encoder.loss(images, torch.Generator().manual_seed(i)), prog_bar=True, batch_size=len(images))
+    def validation_step(self, batch, i):
+        self.log("held_out", self.encoder.loss(batch["images"], seeded(i)), batch_size=len(batch["images"]))
+
+    def smaller(self, batch, share): return batch | {"images": batch["images"][:max(2, int(share * len(batch["images"])))]}
 
     def configure_optimizers(self):
         lr = self.encoder.settings["lr"]
         optimiser = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint): checkpoint["bgcs"] = {"identity": self.identity, "random": torch.get_rng_state()}
-    def on_load_checkpoint(self, checkpoint): torch.set_rng_state(checkpoint["bgcs"]["random"].cpu())
 
 class _Best(L.Callback):
     "Keeps the weights with the lowest loss on held-out images, and ends training when it hasn't fallen for a while."
@@ -215,32 +182,30 @@ class _Best(L.Callback):
     def load_state_dict(self, state): self.loss, self.waited, self.weights = state["loss"], state["waited"], state["weights"]
 
 # %% ../nbs/12_encoders.ipynb #f808ed0a
-CHECKPOINT = "training.ckpt"
+class _Images(torch.utils.data.Dataset):
+    def __init__(self, images): self.images = images
+    def __getitem__(self, index): return {"images": self.images[index], "index": index}
 
 def _train(encoder, images, run):
     "Train an encoder in place."
-    train, held_out = (images, None) if run.patience is None else _hold_out(images, run.random_state)
-    identity = None if run.folder is None else _identity(encoder, images, run)
-    resume = None if run.folder is None else _checkpoint_in(run.folder, identity)
+    chosen, held_out = (torch.arange(len(images)), None) if run.patience is None else _hold_out(len(images), run.random_state)
+    shuffled = Shuffled(len(chosen), run.batch_size, run.random_state)
+    module = _Learning(encoder.train(), run.random_state)
+    loader = loader_of(_Images(images), lambda *dealt: chosen[shuffled(*dealt)], shuffled.per_epoch, module)
+    validation = None if held_out is None else torch.utils.data.DataLoader(_Images(images), batch_size=None, sampler=held_out.split(run.batch_size), generator=torch.Generator())
     best = [] if run.patience is None else [_Best(run.patience)]
-    saving = [] if run.folder is None else [ModelCheckpoint(run.folder, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False)]
-    with torch.random.fork_rng(), quiet_lightning():
-        torch.manual_seed(run.random_state)
-        loader = torch.utils.data.DataLoader(train, min(run.batch_size, len(train)), shuffle=True, drop_last=True)
-        validation = None if held_out is None else torch.utils.data.DataLoader(held_out, run.batch_size)
-        trainer = L.Trainer(max_epochs=run.epochs, accelerator=run.accelerator, devices=1, callbacks=best + saving, logger=False, enable_checkpointing=bool(saving),
-                            enable_model_summary=False, enable_progress_bar=run.progress, log_every_n_steps=1, num_sanity_val_steps=0)
-        interruptible(trainer, lambda: trainer.fit(_Lightning(encoder.train(), identity), loader, validation, ckpt_path=resume, weights_only=True), "encoder")
+    identity = None if run.folder is None else _identity(encoder, images, run)
+    trainer = train(module, loader, validation, "encoder", run.folder, identity, callbacks=best, progress=run.progress, max_epochs=run.epochs, **run.trainer)
     if best and best[0].weights is not None: encoder.load_state_dict(best[0].weights)
     encoder.epochs_trained = trainer.current_epoch
     encoder.cpu()
 
-def _hold_out(images, random_state):
-    "All images but a tenth, and that tenth."
-    n = max(2, len(images) // 10)
-    if len(images) < 4: raise ValueError(f"patience holds out a tenth of the images, at least 2, and there are only {len(images)}; expected at least 4, or patience=None")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(random_state)).tolist()
-    return torch.utils.data.Subset(images, order[n:]), torch.utils.data.Subset(images, order[:n])
+def _hold_out(n, random_state):
+    "Indices of all images but a tenth, and of that tenth."
+    aside = max(2, n // 10)
+    if n < 4: raise ValueError(f"patience holds out a tenth of the images, at least 2, and there are only {n}; expected at least 4, or patience=None")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
+    return order[aside:], order[:aside]
 
 def _identity(encoder, images, run):
     "What must be the same for a training to go on."
@@ -248,16 +213,6 @@ def _identity(encoder, images, run):
     for batch in images.split(1024): content.update(batch.detach().cpu().contiguous().numpy())
     return {**encoder.settings, **{k: v for k, v in asdict(run).items() if k in ("epochs", "batch_size", "patience")}, "seed of fit": run.random_state,
             "shape of the images": list(images.shape), "content of the images": content.hexdigest()[:16]}
-
-def _checkpoint_in(folder, identity):
-    path = Path(folder) / CHECKPOINT
-    if not path.is_file(): return None
-    try: found = torch.load(path, map_location="cpu", weights_only=True)["bgcs"]["identity"]
-    except Exception as error:  # whatever a damaged or forged file brings about
-        raise ValueError(f"{path} is damaged, or is no checkpoint of an encoder ({type(error).__name__}). Delete it to train anew, or give another folder") from None
-    differs = [f"{key}: {found.get(key)!r} there, {identity.get(key)!r} now" for key in {**identity, **found} if found.get(key) != identity.get(key)]
-    if differs: raise ValueError(f"{path} belongs to another training ({'; '.join(differs)}). Delete it to train anew, or give another folder")
-    return path
 
 # %% ../nbs/12_encoders.ipynb #184f20ba
 class Encoder(nn.Module):
@@ -291,10 +246,11 @@ class Encoder(nn.Module):
         accelerator: str = "auto",  # as in Lightning: 'cpu', 'gpu', …
         progress: bool = True,  # show a bar
         patience: int | None = None,  # epochs without a lower loss on a held-out tenth of the images, after which training ends; None: train on all images to the end
-        folder=None,  # where a checkpoint is kept, from which an unfinished training goes on; None: nowhere
+        folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
+        **trainer,  # further settings of `lightning.Trainer`: `devices`, `strategy`, `precision`, `logger` …
     ) -> Encoder:  # itself, on the CPU where it was trained
         "Learn from background-only images. Encoders that aren't trained heed `random_state` alone."
-        run = _Training(epochs, batch_size, random_state, accelerator, progress, patience, folder)
+        run = _Training(epochs, batch_size, random_state, progress, patience, folder, {"accelerator": accelerator, **trainer})
         _check_images(self, images)
         if self.fitted: self._forget()
         self._learn(images, run)
@@ -383,7 +339,7 @@ class ContrastiveEncoder(Encoder):
         smallest, largest = self.patch_size, max(self.patch_size, min(images.shape[2:]) * 3 // 4)
         size = int(torch.randint(smallest, largest + 1, (), generator=generator))
         pairs = positive_pairs(images.float(), size, self.settings["positives"], self.settings["jitter"], generator)
-        return info_nce(*self(pairs).chunk(2), temperature=self.log_temperature.exp().clamp(0.02, 1))  # one pass, so that batch normalisation sees both halves
+        return info_nce(*map(gather, self(pairs).chunk(2)), temperature=self.log_temperature.exp().clamp(0.02, 1))  # one pass, so that batch normalisation sees both halves
 
 # %% ../nbs/12_encoders.ipynb #9d7286ca
 class _Scale(nn.Module):
@@ -615,22 +571,6 @@ def make_encoder(
 # %% ../nbs/12_encoders.ipynb #a8779c61
 ENCODER_FORMAT = "bgcs.Encoder/1"
 _WEIGHTS, _SETTINGS = "encoder.safetensors", "encoder.json"
-
-def replace_file(
-    path,  # of a file, there or not
-    content: bytes,  # all of it
-):
-    "Write a file that replaces an older one only when it is complete."
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 def save_encoder(
     encoder: Encoder,  # fitted

@@ -6,34 +6,38 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
-import json
 import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning as L
-import safetensors.torch
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from .blend import Pairing, Placement, check_clusters, composite, mosaic, random_blobs, random_flips, top_mean
+from .batches import TransplantImages, Transplants, check_clusters
+from .blend import Placement, composite, mosaic, random_blobs, random_flips, top_mean
+from .checkpoints import read_checkpoint, write_checkpoint
 from .choose import FOLDS, HeldOut, choose_threshold, criteria, hold_out
 from .cluster import border_patches
 from .divergence import DIVERGENCES, Divergence, conditional_divergence, make_divergence
-from .encoders import info_nce, interruptible, quiet_lightning, replace_file
+from .encoders import info_nce
 from .images import ImageSet
 from .masknet import UNet
 from .normalize import Normalization
 from .splits import held_out_images
+from .stores import LazyImages
+from .training import Trainable, gather, loader_of, train
 from .views import Patches, Pixels
 
 # %% auto #0
-__all__ = ['FORMAT', 'Objective', 'background_loss', 'erase_blobs', 'with_decoys', 'recomposition_loss', 'mosaic_loss',
-           'presence_loss', 'mask_entropy', 'area_loss', 'total_variation', 'object_contrast', 'ClusterConsistency',
-           'TransplantBatches', 'Segmenter', 'RefreshClusters']
+__all__ = ['SCHEDULES', 'FORMAT', 'MODEL', 'Objective', 'background_loss', 'erase_blobs', 'with_decoys', 'recomposition_loss',
+           'mosaic_loss', 'presence_loss', 'mask_entropy', 'area_loss', 'total_variation', 'object_contrast',
+           'ClusterConsistency', 'Segmenter', 'RefreshClusters']
 
 # %% ../nbs/22_segment.ipynb #eee0ecb8
 @dataclass(frozen=True)
@@ -56,7 +60,6 @@ class Objective:
     recomposition_weight: float = 2.0  # of the recomposition loss, after the opening (the paper: none)
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_shift: float = 0.5  # part, 0 to 1, of the logit shift that makes up for what is erased; less trims masks, more lets them keep what is unsure
-    recomposition_start: float = 0.15  # share of training before which there is no recomposition, as masks are not good enough to teach
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
     entropy_weight: float = 0.0  # of the mean entropy of mask pixels, in nats: makes masks decide
     area_weight: float = 0.0  # of the squared difference between a mask's mean and `object_share`
@@ -69,7 +72,7 @@ class Objective:
         make_divergence(self.divergence)  # says what is near where the name is not known
         below = [name for name, value in asdict(self).items() if name.endswith(("weight", "size", "shift")) and value < 0]
         if below: raise ValueError(f"{below[0]}={getattr(self, below[0])}; expected 0 or more")
-        for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift", "recomposition_start"):
+        for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
         for name in ("object_share", "recomposition_erased"):
             if getattr(self, name) == 1: raise ValueError(f"{name}=1; expected a share below 1")
@@ -97,17 +100,20 @@ def erase_blobs(
     masks: torch.Tensor,  # `(n, 1, h, w)`
     share: float = 0.25,  # of the area of each image that the blobs cover
     grain: int = 8,  # blobs have about a side's length divided by this
+    generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, 1, h, w)`
     "Masks with smooth random blobs set to 0."
-    return masks * (1 - random_blobs(len(masks), masks.shape[2:], share, grain, device=masks.device))
+    return masks * (1 - random_blobs(len(masks), masks.shape[2:], share, grain, generator, masks.device))
 
 def with_decoys(
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images
     masks: torch.Tensor,  # `(n, 1, h, w)`: what is to be pasted onto them
+    generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Backgrounds with a piece of another background in each, of the shape of another's mask, elsewhere: so that a seam alone is no sign of an object."
-    order = lambda: torch.randperm(len(masks), device=masks.device)
-    shift = tuple(int(torch.randint(side, ())) for side in masks.shape[2:])
+    device = masks.device if generator is None else generator.device
+    order = lambda: torch.randperm(len(masks), generator=generator, device=device).to(masks.device)
+    shift = tuple(int(torch.randint(side, (), generator=generator, device=device)) for side in masks.shape[2:])
     return composite(backgrounds[order()], masks[order()].roll(shift, (2, 3)), backgrounds)
 
 def recomposition_loss(
@@ -118,13 +124,14 @@ def recomposition_loss(
     erased: float = 0.25,  # share of each image's area in which the object is erased
     least: float = 0.0,  # share of the area of all images that is cut out at least
     shift: float = 0.5,  # part of the logit shift that makes up for what is erased
+    generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # scalar
     "Cross-entropy of the network on composites of known masks: the teacher's, made hard, less random blobs."
     if not 0 <= erased < 1: raise ValueError(f"erased={erased}; expected a share from 0 to below 1")
     n = int(least * teacher_masks.numel())
     threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(0.5) if n else 0.5
-    pasted = erase_blobs((teacher_masks >= threshold).float(), erased)
-    logits = net(composite(images, pasted, with_decoys(backgrounds, pasted)))
+    pasted = erase_blobs((teacher_masks >= threshold).float(), erased, generator=generator)
+    logits = net(composite(images, pasted, with_decoys(backgrounds, pasted, generator)))
     return F.binary_cross_entropy_with_logits(logits + shift * math.log(1 - erased), pasted)
 
 # %% ../nbs/22_segment.ipynb #66e5a256
@@ -201,121 +208,103 @@ class ClusterConsistency:
         index = torch.tensor([self.clusters.index(k) for k in targets.tolist()], device=composites.device)
         return F.cross_entropy(-distances / self.scale, index)
 
-# %% ../nbs/22_segment.ipynb #28a5a25b
-class TransplantBatches(torch.utils.data.Dataset):
-    "Batches for the segmenter, by number."
-    def __init__(self,
-        data: ImageSet,  # object and background-only images
-        clusters: torch.Tensor,  # `(len(data),)` int64: the background cluster of every image
-        steps: int,  # number of batches
-        per_cluster: int = 16,  # composites for each target cluster
-        n_real: int = 256,  # real object images of each cluster, at most
-        random_state: int = 0,  # seed
-    ):
-        clusters = check_clusters(clusters, len(data))
-        self.objects, self.backgrounds = data.objects, data.backgrounds
-        self.background_clusters = clusters[~data.presence]
-        self.reassign(clusters[data.presence])
-        self.steps, self.per_cluster, self.n_real, self.random_state = steps, per_cluster, n_real, random_state
-
-    def reassign(self,
-        object_clusters: torch.Tensor,  # `(n,)` int64: clusters of the object images; -1: unsure
-    ) -> None:
-        "Deal by other clusters of the object images from now on."
-        self.pairing = Pairing(object_clusters, self.background_clusters)
-
-    def __len__(self): return self.steps
-
-    def __getitem__(self,
-        step: int,  # number of the batch
-    ) -> dict[str, torch.Tensor]:  # 'images' to transplant onto 'backgrounds' of the clusters 'targets'; 'real' object images to compare with, of 'real_clusters'
-        generator = torch.Generator().manual_seed(self.random_state * 1_000_003 + step)
-        dealt = [self.pairing.deal(k, self.per_cluster, self.n_real, generator) for k in self.pairing.clusters]
-        moved, onto, real = (torch.cat(part) for part in zip(*dealt))
-        label = lambda part: torch.cat([torch.full((len(d[part]),), k) for k, d in zip(self.pairing.clusters, dealt)])
-        objects, backgrounds = self.objects.images, self.backgrounds.images
-        return {"images": objects[moved], "backgrounds": backgrounds[onto], "targets": label(0), "real": objects[real], "real_clusters": label(2)}
-
 # %% ../nbs/22_segment.ipynb #e884f418
 def _average(averaged, current, n_averaged):
-    "Exponential moving average that begins as a plain mean."
-    if not current.is_floating_point(): return current
-    return averaged.lerp(current, 1 - min(0.998, (float(n_averaged) + 1) / (float(n_averaged) + 10)))
+    "Exponential moving average that begins as a plain mean, of lists of tensors, in place."
+    share = 1 - min(0.998, (float(n_averaged) + 1) / (float(n_averaged) + 10))
+    if averaged[0].is_floating_point(): torch._foreach_lerp_(averaged, current, share)
+    else: torch._foreach_copy_(averaged, current)
 
 def _channels_last(images): return images.contiguous(memory_format=torch.channels_last)
 
-class Segmenter(L.LightningModule):
+SCHEDULES = ("one-cycle", "constant")
+
+class Segmenter(Trainable):
     "Learns masks of objects from images and presence, by conditional divergence."
     def __init__(self,
         channels: int = 1,  # of the images
         base_width: int = 16,  # of the U-Net (the paper: 64)
         depth: int = 3,  # of the U-Net (the paper: 4)
-        lr: float = 2e-3,  # peak learning rate of Adam, in a one-cycle schedule
+        lr: float = 2e-3,  # learning rate of Adam, its peak in a one-cycle schedule (the paper: 1e-4)
         objective: Objective | dict = Objective(),  # settings of the objective
+        schedule: str = "one-cycle",  # of the learning rate, or 'constant', as in the paper
+        average: bool = True,  # masks come from a running average of the weights (the paper: no)
         random_state: int = 0,  # seed of the first weights, of batches and of projections
     ):
         super().__init__()
+        if not lr > 0: raise ValueError(f"lr={lr}; expected a number above 0")
+        if schedule not in SCHEDULES: raise ValueError(f"schedule={schedule!r}; expected {' or '.join(map(repr, SCHEDULES))}")
         self.objective = objective if isinstance(objective, Objective) else Objective(**objective)
-        self.settings = {"channels": channels, "base_width": base_width, "depth": depth, "lr": lr, "objective": asdict(self.objective), "random_state": random_state}
+        self.settings = {"channels": channels, "base_width": base_width, "depth": depth, "lr": lr, "objective": asdict(self.objective), "schedule": schedule, "average": average, "random_state": random_state}
+        self.random_state = random_state
         with torch.random.fork_rng():
             torch.manual_seed(random_state)
             self.net = UNet(channels, base_width, depth).to(memory_format=torch.channels_last)
-        self.averaged = AveragedModel(self.net, avg_fn=_average, use_buffers=True)
+        self.averaged = AveragedModel(self.net, multi_avg_fn=_average, use_buffers=True).requires_grad_(False)
         self.normalization: Normalization | None = None  # of the images it was trained on
         self.threshold_ = 0.5  # at and above which a pixel counts as object; chosen on held-out images, where there are some
         self.history_: list[dict[str, float]] = []  # criteria on held-out images at the end of each epoch: 'step', 'score', and what it is made of
         self.consistency: ClusterConsistency | None = None
         self.reopened = False  # composites made masks worse, so that training went back to mosaics
+        self._compiled, self._precision = None, None
 
     def forward(self,
         images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1], of the averaged network
-        return self.averaged(images).sigmoid()
-
-    def training_step(self, batch):
-        losses = self.losses(batch)
-        terms = {name: value.detach() for name, value in losses.items()}
-        self.log_dict(terms, prog_bar=True, batch_size=len(batch["images"]))
-        return terms | {"loss": losses["loss"]}
+        return self.averaged(_channels_last(images)).sigmoid()
 
     def losses(self,
-        batch: dict[str, torch.Tensor],  # as `TransplantBatches` deals them
+        batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
+        shared: torch.Generator | None = None,  # for what is drawn alike in all processes: the logit shift, projections
+        own: torch.Generator | None = None,  # for what is drawn for the images of this process: mosaics, blobs
     ) -> dict[str, torch.Tensor]:  # 'loss', and each term of it, not weighted, by name: scalars
         "The objective and its terms on one batch."
+        kind = batch["images"].device.type
+        self._precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False): return self._losses(batch, shared, own)
+
+    def _losses(self, batch, shared, own):
         o, images, backgrounds, targets = self.objective, batch["images"], batch["backgrounds"], batch["targets"]
-        logits = self.net(_channels_last(torch.cat([images, backgrounds])))
-        masks, empty = (logits + o.logit_shift * (torch.rand((), device=logits.device) - 0.5)).sigmoid().chunk(2)
+        logits = self._logits(torch.cat([images, backgrounds]))
+        masks, empty = (logits + o.logit_shift * (torch.rand((), generator=shared, device=logits.device) - 0.5)).sigmoid().chunk(2)
         terms = {"background": (o.background_weight, lambda: background_loss(empty)),
                  "entropy": (o.entropy_weight, lambda: mask_entropy(masks)),
                  "area": (o.area_weight, lambda: area_loss(masks, o.object_share)),
                  "variation": (o.variation_weight, lambda: total_variation(masks))}
         if self.in_opening:
-            terms |= {"mosaic": (o.mosaic_weight, lambda: self._mosaic(batch)), "presence": (o.presence_weight, lambda: presence_loss(masks))}
+            terms |= {"mosaic": (o.mosaic_weight, lambda: self._mosaic(batch, own)), "presence": (o.presence_weight, lambda: presence_loss(masks))}
         else:
             composites = composite(images, masks, backgrounds)
-            terms |= {"divergence": (o.divergence_weight, lambda: conditional_divergence(o.distances(images.shape[2:]), composites, targets, batch["real"], batch["real_clusters"])),
-                      "recomposition": (o.recomposition_weight * (self.trained_share >= o.recomposition_start), lambda: self._recomposition(images, backgrounds)),
+            terms |= {"divergence": (o.divergence_weight, lambda: conditional_divergence(o.distances(images.shape[2:]), gather(composites), gather(targets), batch["real"], batch["real_clusters"], shared)),
+                      "recomposition": (o.recomposition_weight, lambda: self._recomposition(images, backgrounds, own)),
                       "contrast": (o.contrast_weight, lambda: self._contrast(images, masks, backgrounds)),
                       "consistency": (o.consistency_weight, lambda: self.consistency(composites, targets))}
         found = {name: term() for name, (weight, term) in terms.items() if weight}
         return {"loss": sum(terms[name][0] * value for name, value in found.items()), **found}
 
-    def _mosaic(self, batch):
+    def _logits(self, images): return self._lower(self._compiled or self.net, images)
+
+    def _lower(self, f, images):
+        "A function of images in the precision that was asked for; its result in float32."
+        with torch.autocast(images.device.type, dtype=self._precision, enabled=self._precision is not None): return f(_channels_last(images)).float()
+
+    def _mosaic(self, batch, own):
         "Mosaics of backgrounds and of object images that have such backgrounds."
-        o, some = self.objective, torch.randperm(len(batch["targets"]), device=batch["targets"].device)[:self.objective.mosaic_images]
+        o, device = self.objective, batch["targets"].device
+        some = torch.randperm(len(batch["targets"]), generator=own, device=device)[:o.mosaic_images]
         alike = (batch["targets"][some, None] == batch["real_clusters"]).float()
-        objects = batch["real"][torch.multinomial(alike, 1)[:, 0]]
-        mosaics, from_objects = mosaic(random_flips(objects, o.flip), random_flips(batch["backgrounds"][some], o.flip))
-        return mosaic_loss(self.net(_channels_last(mosaics)), from_objects, o.object_share)
+        objects = batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
+        mosaics, from_objects = mosaic(random_flips(objects, o.flip, own), random_flips(batch["backgrounds"][some], o.flip, own), generator=own)
+        return mosaic_loss(self._logits(mosaics), from_objects, o.object_share)
 
     def _contrast(self, images, masks, backgrounds):
         masks = masks.detach()
-        before, behind = (self.net.features(_channels_last(composite(images, masks, others))) for others in (backgrounds, backgrounds.flip(0)))
+        before, behind = (self._lower(self.net.features, composite(images, masks, others)) for others in (backgrounds, backgrounds.flip(0)))
         return object_contrast(before, behind, masks)
 
-    def _recomposition(self, images, backgrounds):
-        with torch.no_grad(): teacher_masks = self.averaged.eval()(images).sigmoid()
-        return recomposition_loss(self.net, teacher_masks, images, backgrounds, self.objective.recomposition_erased, self.objective.object_share, self.objective.recomposition_shift)
+    def _recomposition(self, images, backgrounds, own):
+        with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
+        return recomposition_loss(self._logits, teacher_masks, images, backgrounds, self.objective.recomposition_erased, self.objective.object_share, self.objective.recomposition_shift, own)
 
     @property
     def trained_share(self) -> float:
@@ -325,48 +314,71 @@ class Segmenter(L.LightningModule):
     @property
     def in_opening(self) -> bool: "Mosaics teach, not composites."; return self.reopened or self.trained_share < self.objective.opening
 
-    def on_train_batch_end(self, outputs, batch, batch_idx): self.averaged.update_parameters(self.net)
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        if self.settings["average"]: self.averaged.update_parameters(self.net)
+        else: self.averaged.module.load_state_dict(self.net.state_dict())
 
     def configure_optimizers(self):
         optimiser = torch.optim.Adam(self.net.parameters(), lr=self.settings["lr"], betas=(0.9, 0.99))
+        if self.settings["schedule"] == "constant": return optimiser
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.settings["lr"], total_steps=steps, pct_start=0.2 if steps == 10 else 0.1)  # it divides by pct_start * steps - 1
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["reopened"] = self.reopened
+
+    def on_load_checkpoint(self, checkpoint):
+        super().on_load_checkpoint(checkpoint)
+        self.reopened = checkpoint["reopened"]
+
+    def smaller(self, batch, share):
+        few = lambda labels: torch.cat([(labels == k).nonzero().flatten()[:max(1, int(share * (labels == k).sum()))] for k in labels.unique()])
+        some, real = few(batch["targets"]), few(batch["real_clusters"])
+        return {"number": batch["number"]} | {name: batch[name][some] for name in ("images", "backgrounds", "targets")} | {name: batch[name][real] for name in ("real", "real_clusters")}
 
     def fit(self,
         data: ImageSet,  # object and background-only images; masks, if any, are not looked at
         clusters: torch.Tensor,  # `(len(data),)` int64: the background cluster of every image
         steps: int = 1200,  # optimiser steps
-        epochs: int = 12,  # parts into which the steps are divided, for callbacks that act at the end of each
-        per_cluster: int = 6,  # composites for each target cluster and step
-        n_real: int = 128,  # real object images of each cluster and step, at most
+        epochs: int = 12,  # parts into which the steps are divided; at the end of each the masks are judged and a checkpoint is written
+        per_cluster: int = 6,  # composites for each target cluster and step, in each process
+        n_real: int = 128,  # real object images of each target cluster and step, at most
+        target_clusters: int | None = None,  # clusters whose backgrounds a step puts objects on; None: all (the paper: 1)
         held_out: float | HeldOut | None = 0.15,  # by which the checkpoint and the threshold are chosen: a share of the images, set aside by source, or what `hold_out` gives; None: the last weights are kept
         clusterer=None,  # the fitted `BackgroundClusterer`, where the objective has a consistency weight
         callbacks=(),  # Lightning callbacks, such as `bgcs.widgets.TrainingMonitor`
-        accelerator: str = "auto",  # as in Lightning: 'cpu', 'gpu', …
         progress: bool = True,  # show a bar
+        folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
+        save_every: int = 50,  # steps between checkpoints
+        on_bad: str = "stop",  # a batch whose loss or gradient is NaN or infinite: 'stop' with an error, or 'skip' and count
+        compile: bool = False,  # the network, by `torch.compile`: slower to begin, faster then
+        **trainer,  # further settings of `lightning.Trainer`: `accelerator`, `devices`, `num_nodes`, `strategy`, `precision`, `logger` …
     ) -> Segmenter:  # itself, trained, on the CPU
-        "Train, and keep the weights of the epoch that is best by `bgcs.choose.score`. An interrupt (Ctrl-C, or the notebook's stop button) ends it early and leaves a usable segmenter."
+        "Train, and keep the weights of the epoch that is best by `bgcs.choose.score`. An interrupt (Ctrl-C, or the notebook's stop button) ends it early and leaves a usable segmenter; with `folder` the same call goes on from there."
         if data.shape[0] != self.settings["channels"]: raise ValueError(f"images have {data.shape[0]} channels; this segmenter takes {self.settings['channels']}")
         if steps < 1 or epochs < 1: raise ValueError(f"steps={steps} and epochs={epochs}; expected at least 1 of each")
-        data, self.normalization = data.packed(progress=progress).weak(), data.normalization
-        self.reopened = False
-        data, clusters, held_out = _set_aside(data, check_clusters(clusters, len(data)), held_out, self.settings["random_state"])
+        if on_bad not in ("stop", "skip"): raise ValueError(f"on_bad={on_bad!r}; expected 'stop' or 'skip'")
         if self.objective.consistency_weight and clusterer is None: raise ValueError(f"consistency_weight={self.objective.consistency_weight} needs the encoder that found the clusters; call fit with clusterer=")
+        data, self.normalization = data.packed(progress=progress).weak(), data.normalization
+        clusters, seed = check_clusters(clusters, len(data)), self.random_state
+        identity = None if folder is None else _identity(data, clusters, self.settings, steps=steps, epochs=epochs, per_cluster=per_cluster, n_real=n_real, target_clusters=target_clusters, held_out=held_out if isinstance(held_out, (float, int, type(None))) else "given")
+        data, clusters, numbers, held_out = _set_aside(data, clusters, held_out, seed)
         self.consistency = ClusterConsistency(clusterer) if self.objective.consistency_weight else None
+        self.reopened, self.on_bad = False, on_bad
         best, per_epoch = _Best(held_out), -(-steps // min(epochs, steps))
-        batches = TransplantBatches(data, clusters, per_epoch * -(-steps // per_epoch), per_cluster, n_real, self.settings["random_state"])
-        loader = torch.utils.data.DataLoader(batches, batch_size=None, shuffle=False, sampler=_Onwards(per_epoch))
-        with torch.random.fork_rng(), quiet_lightning():
-            torch.manual_seed(self.settings["random_state"])
-            trainer = L.Trainer(max_steps=steps, accelerator=accelerator, devices=1, callbacks=[best, *callbacks], logger=False, enable_checkpointing=False,
-                                enable_model_summary=False, enable_progress_bar=progress, log_every_n_steps=1)
-            interruptible(trainer, lambda: trainer.fit(self, loader), "segmenter")
+        deal = Transplants(clusters[data.presence], clusters[~data.presence], per_cluster, n_real, target_clusters, seed)
+        loader = loader_of(TransplantImages(data, numbers), deal, per_epoch, self)
+        self._compiled = torch.compile(self.net.forward) if compile else None
+        try: train(self.train(), loader, what="segmenter", folder=folder, identity=identity, save_every=save_every, callbacks=[best, *callbacks], progress=progress, max_steps=steps, **trainer)
+        finally: self.cpu().eval()._compiled = None
         self.history_, self.threshold_ = best.history, 0.5
         if best.weights is not None:
             for net in (self.averaged.module, self.net): net.load_state_dict(best.weights)
-            self.threshold_ = choose_threshold(self.cpu(), held_out, progress=progress).threshold
-        return self.cpu().eval()
+            self.threshold_ = choose_threshold(self, held_out, progress=progress).threshold
+        return self
 
     def plot_history(self,
         size: tuple[float, float] = (4.5, 2.2),  # inches
@@ -402,58 +414,70 @@ class Segmenter(L.LightningModule):
     def save(self,
         folder,  # made if it isn't there
     ) -> Path:  # the folder
-        "Write `weights.safetensors` and `settings.json`; each replaces an older one only when it is complete."
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in self.averaged.module.state_dict().items()}
-        replace_file(folder / "weights.safetensors", safetensors.torch.save(weights))
-        replace_file(folder / "settings.json", json.dumps({"format": FORMAT, **self.settings, "threshold": self.threshold_, "normalization": None if self.normalization is None else self.normalization.to_dict()}, indent=2).encode())
-        return folder
+        "Write `segmenter.safetensors`: weights, settings, threshold and normalisation in one file, which replaces an older one only when it is complete."
+        normalization = None if self.normalization is None else self.normalization.to_dict()
+        write_checkpoint(Path(folder) / MODEL, {"segmenter": FORMAT, "settings": self.settings, "threshold": self.threshold_, "normalization": normalization, "weights": dict(self.averaged.module.state_dict())})
+        return Path(folder)
 
     @classmethod
     def load(cls,
         folder,  # where `save` wrote
         normalizing=None,  # the function that normalised the images, where it was a function: none is looked up by name
     ) -> Segmenter:
-        "Read a saved segmenter. Nothing is unpickled, so a model from a stranger cannot run code."
-        folder = Path(folder)
-        missing = [name for name in ("settings.json", "weights.safetensors") if not (folder / name).is_file()]
-        if missing: raise FileNotFoundError(f"{folder} holds no saved segmenter: {' and '.join(missing)} missing")
-        try: settings = json.loads((folder / "settings.json").read_text())
-        except ValueError as error: raise ValueError(f"{folder / 'settings.json'} is not JSON: {error}") from None
-        if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT: raise ValueError(f"{folder / 'settings.json'} does not describe a segmenter of format {FORMAT!r}; was it written by another version, or something else?")
+        "Read a saved segmenter. It is verified, and nothing is unpickled, so a model from a stranger cannot run code."
+        path = Path(folder) / MODEL
+        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved segmenter: {MODEL} missing" + (". There is one of an older format, which this version doesn't read: train anew, or use the version that wrote it" if (Path(folder) / "weights.safetensors").is_file() else ""))
+        found = read_checkpoint(path)
+        if found.get("segmenter") != FORMAT: raise ValueError(f"{path} does not describe a segmenter of format {FORMAT!r}, but {found.get('segmenter')!r}; was it written by another version, or is it something else?")
         try:
-            normalization, threshold = settings.pop("normalization"), float(settings.pop("threshold"))
-            normalization = None if normalization is None else Normalization.from_dict(normalization, normalizing)
-            segmenter = cls(**settings)
-        except (TypeError, KeyError, AttributeError) as error: raise ValueError(f"{folder / 'settings.json'} holds settings that a segmenter doesn't have, or lacks some: {error}") from None
-        segmenter.normalization, segmenter.threshold_ = normalization, threshold
-        try: segmenter.averaged.module.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-        except (RuntimeError, safetensors.SafetensorError) as error: raise ValueError(f"{folder / 'weights.safetensors'} is damaged, or belongs to other settings: {error}") from None
-        segmenter.net.load_state_dict(segmenter.averaged.module.state_dict())
+            with torch.device("meta"): segmenter = cls(**found["settings"])  # weights take no memory before those of the file are known to fit
+            segmenter.normalization = None if found["normalization"] is None else Normalization.from_dict(found["normalization"], normalizing)
+            segmenter.threshold_ = float(found["threshold"])
+        except (TypeError, KeyError, AttributeError, RuntimeError) as error: raise ValueError(f"{path} holds settings that a segmenter doesn't have, or lacks some: {error}") from None
+        expected = segmenter.net.state_dict()
+        wrong = [name for name in {**expected, **found["weights"]} if name not in expected or name not in found["weights"] or expected[name].shape != found["weights"][name].shape or expected[name].dtype != found["weights"][name].dtype]
+        if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
+        if bad := [name for name, value in found["weights"].items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}")
+        segmenter = segmenter.to_empty(device="cpu").cpu()  # Lightning notes the device in `cpu`
+        for net in (segmenter.net, segmenter.averaged.module): net.load_state_dict(found["weights"])
+        segmenter.averaged.n_averaged.zero_()
+        segmenter.net.to(memory_format=torch.channels_last), segmenter.averaged.to(memory_format=torch.channels_last)
         return segmenter.eval()
 
-FORMAT = "bgcs.Segmenter/4"
+FORMAT = "bgcs.Segmenter/5"
+MODEL = "segmenter.safetensors"
+
+def _identity(data, clusters, settings, **schedule):
+    "What must be the same for a training to go on."
+    content = hashlib.sha256(np.packbits(data.presence.numpy()))
+    some = torch.linspace(0, len(data) - 1, min(len(data), 4096)).long()
+    for index in some.split(256): content.update(np.ascontiguousarray(data.images.raw(index.numpy()) if isinstance(data.images, LazyImages) else data.images[index].numpy()))
+    flat = {name: value for name, value in settings.items() if name != "objective"} | {f"objective.{name}": value for name, value in settings["objective"].items()}
+    return flat | schedule | {"number of images": len(data), "content of the images": content.hexdigest()[:16], "clusters": hashlib.sha256(clusters.numpy()).hexdigest()[:16]}
 
 def _set_aside(data, clusters, held_out, random_state):
-    "What to train on, and what to choose by."
-    if held_out is None: return data, clusters, None
+    "What to train on, with the numbers of these images, and what to choose by."
+    everything = data, clusters, torch.arange(len(data))
+    if held_out is None: return *everything, None
     if not isinstance(held_out, HeldOut):
         aside = held_out_images(data, held_out, random_state)
         presence, labels = data.presence[aside], clusters[aside].clone()
         enough = [k for k in set(labels.tolist()) - {-1} if min(int((labels[presence] == k).sum()), int((labels[~presence] == k).sum())) >= FOLDS]
         labels[~torch.isin(labels, torch.tensor(enough))] = -1
-        if len(enough) >= 2: return data[~aside], clusters[~aside], hold_out(data[aside], labels, random_state=random_state)
+        if len(enough) >= 2: return data[~aside], clusters[~aside], everything[2][~aside], hold_out(data[aside], labels, random_state=random_state)
         warnings.warn(f"held_out={held_out} sets too little aside to choose a checkpoint by: {len(enough)} clusters have {FOLDS} held-out images of each kind, and 2 are needed. All images are trained on, and the last weights kept. Use more images, fewer clusters or a larger share, or held_out=None to say that this is meant.", stacklevel=3)
-        return data, clusters, None
+        return *everything, None
     if held_out.most < FOLDS: raise ValueError(f"no cluster has more than {held_out.most} held-out object images to compare; judging needs {FOLDS}: hold out more images, or use fewer clusters")
-    return data, clusters, held_out
+    return *everything, held_out
 
 def _last_best(scores): return max(range(len(scores)), key=lambda i: (scores[i], i))
 
 class _Best(L.Callback):
     "Keeps the weights of the epoch whose masks are best on held-out images; goes back to them and to mosaics where composites have made masks worse for some epochs."
-    def __init__(self, held_out, patience=3): self.held_out, self.patience, self.history, self.weights, self.state = held_out, patience, [], None, None
+    def __init__(self, held_out, patience=3): self.held_out, self.patience, self.history, self.weights, self.state, self.opening = held_out, patience, [], None, None, True
+
+    def state_dict(self): return {name: getattr(self, name) for name in ("history", "weights", "state", "opening")}
+    def load_state_dict(self, state): vars(self).update(state)
 
     def on_train_epoch_start(self, trainer, segmenter): self.opening = segmenter.in_opening
 
@@ -478,21 +502,21 @@ class RefreshClusters(L.Callback):
     ):
         self.clusterer, self.start = clusterer, start
         self.changed: list[float] = []  # share of object images that changed cluster, by refresh
+        self._clusters = None
+
+    def state_dict(self): return {"changed": self.changed, "clusters": self._clusters}
+    def load_state_dict(self, state): self.changed, self._clusters = state["changed"], state["clusters"]
+
+    def on_train_start(self, trainer, segmenter):
+        if self._clusters is not None: trainer.train_dataloader.sampler.deal.reassign(self._clusters)
 
     def on_train_epoch_end(self, trainer, segmenter):
         if segmenter.trained_share < self.start or segmenter.trained_share >= 1: return
-        batches = trainer.train_dataloader.dataset
-        masks = segmenter.predict(batches.objects)
+        objects, deal = trainer.train_dataloader.dataset.data.objects, trainer.train_dataloader.sampler.deal
+        masks = segmenter.predict(objects)
         segmenter.train()
-        found = self.clusterer.assign_objects(batches.objects, "mask", masks).clusters
-        before = batches.pairing.object_clusters
-        try: batches.reassign(found)
+        found = self.clusterer.assign_objects(objects, "mask", masks).clusters
+        before = deal.pairing.object_clusters
+        try: deal.reassign(found)
         except ValueError as error: warnings.warn(f"clusters were not refreshed: {error}")
-        else: self.changed.append(float((found != before).double().mean()))
-
-class _Onwards(torch.utils.data.Sampler):
-    "Numbers of batches that go on from one epoch to the next."
-    def __init__(self, per_epoch): self.per_epoch, self.epoch = per_epoch, 0
-    def set_epoch(self, epoch): self.epoch = epoch  # Lightning calls this
-    def __len__(self): return self.per_epoch
-    def __iter__(self): return iter(range(self.epoch * self.per_epoch, (self.epoch + 1) * self.per_epoch))
+        else: self._clusters, _ = found, self.changed.append(float((found != before).double().mean()))

@@ -73,7 +73,8 @@ class Shuffled:
         "Indices of a batch."
         epoch, place = divmod(number, self.per_epoch)
         order = torch.randperm(self.n, generator=seeded(self.random_state, "order", epoch))
-        return order[place * self.batch_size:(place + 1) * self.batch_size].chunk(world)[rank]
+        each = self.batch_size // world
+        return order[place * self.batch_size + rank * each:][:each]
 
 class NumberedBatches(torch.utils.data.Sampler):
     "Numbers and indices of batches, from the one that is next in training to the end of its epoch."
@@ -154,6 +155,7 @@ class OutOfMemory(RuntimeError):
 class Trainable(L.LightningModule):
     "A Lightning module that learns from numbered batches; give `losses`."
     random_state, next_batch, skipped, in_a_row, on_bad, asked, _last = 0, 0, 0, 0, "stop", None, None
+    draw_device = None  # where random numbers are drawn; None: where the module is
 
     def losses(self,
         batch: dict,  # with 'number'
@@ -163,7 +165,9 @@ class Trainable(L.LightningModule):
         "The loss of a batch."
         raise NotImplementedError
 
-    def _draws(self, number): return seeded(self.random_state, number, device=self.device), seeded(self.random_state, number, rank_and_world()[0], device=self.device)
+    def _draws(self, number):
+        device = self.draw_device or self.device
+        return seeded(self.random_state, number, device=device), seeded(self.random_state, number, rank_and_world()[0], device=device)
 
     def training_step(self, batch):
         self._before = {name: value.clone() for name, value in self.named_buffers()}
