@@ -212,12 +212,22 @@ class Trainable(L.LightningModule):
 
     def on_train_batch_end(self, outputs, batch, batch_idx): self._last = None
 
-    def on_save_checkpoint(self, checkpoint): checkpoint["batches"] = {"next": self.next_batch, "skipped": self.skipped}
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["batches"] = {"next": self.next_batch, "skipped": self.skipped}
+        _between_epochs(checkpoint["loops"]["fit_loop"])
+
     def on_load_checkpoint(self, checkpoint): self.next_batch, self.skipped = checkpoint["batches"]["next"], checkpoint["batches"]["skipped"]
 
     def stop(self) -> None: "End training after the present step; may be called from another thread."; self.asked = "stop"
 
     def smaller(self, batch: dict, share: float) -> dict: "A part of a batch, to find out what fits into memory."; return batch
+
+def _between_epochs(loops):
+    "Of the counters of an epoch that has just ended, those of one that is about to begin: Lightning would come back to the old one for a further batch."
+    epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    if epoch["current"]["completed"] == epoch["current"]["processed"]: return
+    for counted in (epoch["current"], epoch["total"]): counted["completed"] = counted["processed"]
+    batches["current"], batches["is_last_batch"] = dict.fromkeys(batches["current"], 0), False
 
 def _anywhere(module, here): return module.trainer.strategy.reduce_boolean_decision(here, all=False) if rank_and_world()[1] > 1 else here
 
