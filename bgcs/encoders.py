@@ -189,9 +189,9 @@ class _Images(torch.utils.data.Dataset):
 def _train(encoder, images, run):
     "Train an encoder in place."
     chosen, held_out = (torch.arange(len(images)), None) if run.patience is None else _hold_out(len(images), run.random_state)
-    shuffled = Shuffled(len(chosen), run.batch_size, run.random_state)
+    shuffled = Shuffled(chosen, run.batch_size, run.random_state)
     module = _Learning(encoder.train(), run.random_state)
-    loader = loader_of(_Images(images), lambda *dealt: chosen[shuffled(*dealt)], shuffled.per_epoch, module)
+    loader = loader_of(_Images(images), shuffled, shuffled.per_epoch, module)
     validation = None if held_out is None else torch.utils.data.DataLoader(_Images(images), batch_size=None, sampler=held_out.split(run.batch_size), generator=torch.Generator())
     best = [] if run.patience is None else [_Best(run.patience)]
     identity = None if run.folder is None else _identity(encoder, images, run)

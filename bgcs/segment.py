@@ -285,8 +285,8 @@ class Segmenter(Trainable):
     def _logits(self, images): return self._lower(self._compiled or self.net, images)
 
     def _lower(self, f, images):
-        "A function of images in the precision that was asked for; its result in float32."
-        with torch.autocast(images.device.type, dtype=self._precision, enabled=self._precision is not None): return f(_channels_last(images)).float()
+        "A function of images in the lower precision, where one was asked for; its result in that of the images."
+        with torch.autocast(images.device.type, dtype=self._precision, enabled=self._precision is not None): return f(_channels_last(images)).to(images.dtype)
 
     def _mosaic(self, batch, own):
         "Mosaics of backgrounds and of object images that have such backgrounds."

@@ -58,12 +58,13 @@ def rank_and_world() -> tuple[int, int]:
 class Shuffled:
     "Deals all images in an order of its own each epoch; what is left over at the end of an epoch is not dealt in it."
     def __init__(self,
-        n: int,  # images
+        images: int | torch.Tensor,  # how many there are, or the indices `(n,)` of those to deal
         batch_size: int,  # images of a batch, of all processes together
         random_state: int = 0,  # seed
     ):
-        self.n, self.batch_size, self.random_state = n, min(batch_size, n), random_state
-        self.per_epoch = n // self.batch_size
+        self.images = torch.arange(images) if isinstance(images, int) else images
+        self.batch_size, self.random_state = min(batch_size, len(self.images)), random_state
+        self.per_epoch = len(self.images) // self.batch_size
 
     def __call__(self,
         number: int,  # of the batch, over all epochs
@@ -72,9 +73,9 @@ class Shuffled:
     ) -> torch.Tensor:  # `(batch_size / world,)` int64
         "Indices of a batch."
         epoch, place = divmod(number, self.per_epoch)
-        order = torch.randperm(self.n, generator=seeded(self.random_state, "order", epoch))
+        order = torch.randperm(len(self.images), generator=seeded(self.random_state, "order", epoch))
         each = self.batch_size // world
-        return order[place * self.batch_size + rank * each:][:each]
+        return self.images[order[place * self.batch_size + rank * each:][:each]]
 
 class NumberedBatches(torch.utils.data.Sampler):
     "Numbers and indices of batches, from the one that is next in training to the end of its epoch."
@@ -109,9 +110,28 @@ def gather(
     values: torch.Tensor,  # `(n, ...)`, of the same shape in every process
 ) -> torch.Tensor:  # `(world * n, ...)`
     "The values of all processes, in the order of their ranks, differentiable; where there is one process, the values themselves."
-    if rank_and_world()[1] == 1: return values
-    from torch.distributed.nn.functional import all_gather
-    return torch.cat(all_gather(values.contiguous()))
+    return values if rank_and_world()[1] == 1 else _Gather.apply(values)
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(rank_and_world()[1])]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        rank, world = rank_and_world()
+        dist.all_reduce(gradient := gradient.clone(memory_format=torch.contiguous_format))
+        return gradient.chunk(world)[rank]
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        dist.all_reduce(total := values.clone())
+        return total
+
+    backward = forward  # what one process adds to the sum, the losses of all depend on
 
 class _BatchNormAcross(nn.modules.batchnorm._BatchNorm):
     "Batch normalisation by the mean and variance over the batches of all processes."
@@ -119,12 +139,11 @@ class _BatchNormAcross(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x):
         if not self.training: return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
         axes, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1] + [1] * (x.ndim - 2)
         n = x.numel() // x.shape[1] * rank_and_world()[1]
-        mean = all_reduce(x.sum(axes)) / n
+        mean = _Sum.apply(x.sum(axes)) / n
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.pow(2).sum(axes)) / n
+        variance = _Sum.apply(centred.pow(2).sum(axes)) / n
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n / max(n - 1, 1), self.momentum)
@@ -347,11 +366,19 @@ def train(
         start = None if folder is None else latest_checkpoint(folder, identity)
         if folder is not None: remove_parts(folder)
         module.next_batch, module.skipped, module.in_a_row, module.asked = 0, 0, 0, None
-        _run(trainer, module, loader, validation, start, what)
+        with _sharing_files(apart): _run(trainer, module, loader, validation, start, what)
         if apart: _fetch(trainer, module, folder)
     if module.skipped: warnings.warn(f"{module.skipped} batches were skipped, as their loss or gradient was not finite")
     if module.asked == "terminate": raise SystemExit(143)
     return trainer
+
+@contextmanager
+def _sharing_files(apart):
+    "Between processes that are started apart, tensors go by files: open descriptors, torch's default, cannot carry empty tensors everywhere."
+    before = torch.multiprocessing.get_sharing_strategy()
+    if apart: torch.multiprocessing.set_sharing_strategy("file_system")
+    try: yield
+    finally: torch.multiprocessing.set_sharing_strategy(before)
 
 def _run(trainer, module, loader, validation, start, what):
     "Lightning's fit, with its ways to end."

@@ -176,13 +176,18 @@ def test_out_of_memory_says_what_fits(data):
 def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
     import shutil
     if os.geteuid() != 0 or not shutil.which("mount"): pytest.skip("a small disk can only be mounted by root")
-    disk = tmp_path / "disk"
+    make = lambda: Segmenter(base_width=8, depth=1, objective=Objective(n_projections=16, patch_places=4))
+    fit(data, make(), folder=tmp_path / "enough", save_every=2)
+    size, disk = checkpoints_in(tmp_path / "enough")[0].stat().st_size, tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("mounting is not allowed here")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "tmpfs", disk], capture_output=True).returncode: pytest.skip("mounting is not allowed here")
     try:
-        with pytest.raises(OSError, match="the disk is full: step-.* needs .* MB and .* MB are free"): fit(data, Segmenter(base_width=8, depth=1, objective=Objective(n_projections=16, patch_places=4)), folder=disk, save_every=2, steps=200)
-        assert latest_checkpoint(disk) is not None
+        with pytest.raises(OSError, match="the disk is full: step-.* needs .* MB and .* MB are free"): fit(data, make(), folder=disk, save_every=2)
+        assert read_checkpoint(latest_checkpoint(disk))["global_step"] == 4 and len(list(disk.iterdir())) == 2
+        checkpoints_in(disk)[1].unlink()  # room is made
+        shutil.copy(latest_checkpoint(disk), tmp_path)
     finally: subprocess.run(["umount", disk], check=True)
+    assert same(fit(data, make(), folder=tmp_path), fit(data, make()))
 
 
 def test_a_device_that_is_not_there(data):
