@@ -85,12 +85,12 @@ def test_masks_refresh_clusters_while_training(clusterer, data):
 
 
 def test_unsure_images_stay_off_the_real_side(clusterer, data):
-    from bgcs.segment import TransplantBatches
+    from bgcs.batches import Transplants
     clusters = clusterer.predict(data)
     clusters[:40] = -1
-    batches = TransplantBatches(data, clusters, steps=5)
-    assert all(not set(batches.pairing.real[k].tolist()) & set(range(40)) and set(range(40)) <= set(batches.pairing.movable[k].tolist()) for k in batches.pairing.clusters)
-    assert -1 not in batches[0]["real_clusters"] and -1 not in batches.pairing.clusters
+    deal = Transplants(clusters[data.presence], clusters[~data.presence])
+    assert all(not set(deal.pairing.real[k].tolist()) & set(range(40)) and set(range(40)) <= set(deal.pairing.movable[k].tolist()) for k in deal.pairing.clusters)
+    assert -1 not in deal(0)["real_clusters"] and -1 not in deal.pairing.clusters
 
 
 def test_same_seed_same_clusters(clusterer, data): assert torch.equal(BackgroundClusterer(3, epochs=4, progress=False).fit(data).predict(data), clusterer.predict(data))
