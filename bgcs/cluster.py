@@ -319,20 +319,21 @@ class BackgroundClusterer(BaseEstimator):
         objects = data.objects
         if way in ("nearest", "oracle"):
             if background_clusters is None: background_clusters = self.predict(data.backgrounds)
-            learned, patches = (nearest_in_source if way == "nearest" else oracle)(data, background_clusters), None
-        else:
-            cut, weights = (border_patches, None) if way == "patch" or masks is None else (grid_patches, _free_share(masks, len(objects), self.patch_size_))
-            patches = self._embed_patches(objects.images, cut)
-            learned = vote(patches, torch.as_tensor(self.kmeans_.cluster_centers_), self.patch_variance_, weights)
-        edits, at = (self.edits_.moves, torch.zeros(len(objects), 1)) if patches is None else (self.edits_, self._background_of(patches, learned.clusters))
+            learned, edits, at = (nearest_in_source if way == "nearest" else oracle)(data, background_clusters), self.edits_.moves, torch.zeros(len(objects), 1)
+        else: (learned, at), edits = self.embed_objects(objects.images, masks if way == "mask" else None), self.edits_
         clusters = edits.apply(learned.clusters, at, image_names(objects))
         return Assignment(torch.where(learned.confidence >= self.min_confidence, clusters, -1), learned.confidence)
 
-    def _background_of(self, patches, clusters):
-        "Embeddings of object images by the patches that look like their cluster."
-        if not any(step["edit"] == "split" for step in self.edits_.steps): return patches[:, 0]
-        distance = (patches.double() - torch.as_tensor(self.kmeans_.cluster_centers_)[clusters][:, None]).pow(2).sum(2)
-        return (patches * torch.softmax(-distance / (2 * self.patch_variance_), 1)[:, :, None]).sum(1)
+    def embed_objects(self,
+        images: torch.Tensor,  # `(n, c, h, w)` that show the object, or `LazyImages`
+        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks, to look at patches free of the object; None: patches at the border
+    ) -> tuple[Assignment, torch.Tensor]:  # before edits; and `(n, dim)`, on which edits act
+        "Clusters of object images by their patches, and embeddings of their backgrounds: of the patches that look like their cluster."
+        cut, weights = (border_patches, None) if masks is None else (grid_patches, _free_share(masks, len(images), self.patch_size_))
+        patches, centres = self._embed_patches(images, cut), torch.as_tensor(self.kmeans_.cluster_centers_)
+        learned = vote(patches, centres, self.patch_variance_, weights)
+        distance = (patches.double() - centres[learned.clusters][:, None]).pow(2).sum(2)
+        return learned, (patches * torch.softmax(-distance / (2 * self.patch_variance_), 1)[:, :, None]).sum(1)
 
     def check_set(self,
         data: ImageSet,
