@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from .checkpoints import replace_file
-from .encoders import load_encoder, make_encoder, save_encoder
+from .checkpoints import read_checkpoint, write_checkpoint
+from .encoders import make_encoder, rebuild_encoder
 from .images import ImageSet, plot_images
 from .kmeans import SinkhornKMeans
 from .normalize import Normalization
 
 # %% auto #0
-__all__ = ['WAYS', 'EDITS_FORMAT', 'CLUSTERER_FORMAT', 'border_patches', 'grid_patches', 'Assignment', 'vote',
+__all__ = ['WAYS', 'EDITS_FORMAT', 'CLUSTERER_FORMAT', 'CLUSTERER', 'border_patches', 'grid_patches', 'Assignment', 'vote',
            'nearest_in_source', 'oracle', 'image_names', 'Edits', 'BackgroundClusterer', 'plot_clusters',
            'cluster_agreement', 'AssignmentReport', 'assignment_report', 'KChoice', 'choose_k']
 
@@ -378,17 +376,13 @@ class BackgroundClusterer(BaseEstimator):
     def save(self,
         folder,  # made if it isn't there
     ) -> Path:  # the folder
-        "Write encoder, centres, settings and edits, as safetensors and JSON; each file replaces an older one only when it is complete."
+        "Write `clusterer.safetensors`: encoder, centres, settings and edits in one file, which replaces an older one only when it is complete."
         self._check_fitted()
-        folder = Path(folder)
-        save_encoder(self.encoder_, folder / "encoder")
         tensors = {"cluster_centers": self.kmeans_.cluster_centers_, "potentials": self.kmeans_.potentials_, "embeddings": self.embeddings_, "learned": self._learned}
-        replace_file(folder / "clusters.safetensors", safetensors.torch.save({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}))
-        params = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
-        settings = {"format": CLUSTERER_FORMAT, "params": params, "encoder": self.encoder if isinstance(self.encoder, str) else None, "patch_size": self.patch_size_, "patch_variance": self.patch_variance_, "kmeans": {"epsilon_": float(self.kmeans_.epsilon_), "ties_": bool(self.kmeans_.ties_)},
-                    "names": self._names.tolist(), "shape": list(self.shape_), "normalization": self.normalization_.to_dict(), "edits": json.loads(self.edits_.to_json())}
-        replace_file(folder / "clusterer.json", json.dumps(settings, indent=1).encode())
-        return folder
+        write_checkpoint(Path(folder) / CLUSTERER, {"clusterer": CLUSTERER_FORMAT, "params": {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}, "encoder": self.encoder if isinstance(self.encoder, str) else None,
+            "encoder_settings": self.encoder_.settings, "encoder_weights": dict(self.encoder_.state_dict()), "patch_size": self.patch_size_, "patch_variance": self.patch_variance_, "kmeans": {"epsilon_": float(self.kmeans_.epsilon_), "ties_": bool(self.kmeans_.ties_)},
+            "names": self._names.tolist(), "shape": list(self.shape_), "normalization": self.normalization_.to_dict(), "edits": self.edits_.to_json(), "tensors": {name: torch.as_tensor(value) for name, value in tensors.items()}})
+        return Path(folder)
 
     @classmethod
     def load(cls,
@@ -396,29 +390,28 @@ class BackgroundClusterer(BaseEstimator):
         module=None,  # the torch module of the encoder, where it was one
         normalizing=None,  # the function that normalised the images, where it was a function
     ) -> BackgroundClusterer:
-        "Read a saved clusterer. Nothing is unpickled, so a model from a stranger cannot run code."
-        folder = Path(folder)
-        missing = [name for name in ("clusterer.json", "clusters.safetensors", "encoder") if not (folder / name).exists()]
-        if missing: raise FileNotFoundError(f"{folder} holds no saved clusterer: {' and '.join(missing)} missing")
-        try: stored = json.loads((folder / "clusterer.json").read_text())
-        except ValueError as error: raise ValueError(f"{folder / 'clusterer.json'} is not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != CLUSTERER_FORMAT: raise ValueError(f"{folder / 'clusterer.json'} describes no clusterer of format {CLUSTERER_FORMAT!r}; was it written by another version, or something else?")
-        encoder = load_encoder(folder / "encoder", module)
+        "Read a saved clusterer. It is verified, and nothing is unpickled, so a model from a stranger cannot run code."
+        path = Path(folder) / CLUSTERER
+        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved clusterer: {CLUSTERER} missing")
+        stored = read_checkpoint(path)
+        if stored.get("clusterer") != CLUSTERER_FORMAT: raise ValueError(f"{path} describes no clusterer of format {CLUSTERER_FORMAT!r}, but {stored.get('clusterer')!r}; was it written by another version, or is it something else?")
         try:
+            encoder = rebuild_encoder(stored["encoder_settings"], stored["encoder_weights"], module, path)
             clusterer = cls(**stored["params"], encoder=stored["encoder"] or encoder)
-            clusterer._restore(stored, encoder, safetensors.torch.load_file(folder / "clusters.safetensors"), normalizing)
-        except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error: raise ValueError(f"{folder} is damaged, or its files do not belong together: {type(error).__name__} {error}") from None
+            clusterer._restore(stored, encoder, stored["tensors"], normalizing)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error: raise ValueError(f"{path} lacks something, or its parts do not belong together: {type(error).__name__} {error}") from None
         return clusterer
 
     def _restore(self, stored, encoder, tensors, normalizing):
         self.encoder_, self.patch_size_, self.patch_variance_, self.shape_ = encoder, stored["patch_size"], stored["patch_variance"], tuple(stored["shape"])
-        self.normalization_, self.edits_, self.choice_ = Normalization.from_dict(stored["normalization"], normalizing), Edits.from_json(json.dumps(stored["edits"])), None
+        self.normalization_, self.edits_, self.choice_ = Normalization.from_dict(stored["normalization"], normalizing), Edits.from_json(stored["edits"]), None
         self.embeddings_, self._learned, self._names = tensors["embeddings"], tensors["learned"], np.array(stored["names"])
         self.kmeans_ = SinkhornKMeans(len(tensors["cluster_centers"]), random_state=self.random_state)
         learned = {"cluster_centers_": tensors["cluster_centers"].numpy(), "potentials_": tensors["potentials"].numpy(), "labels_": self._learned.numpy(), "n_features_in_": tensors["cluster_centers"].shape[1], **stored["kmeans"]}
         for name, value in learned.items(): setattr(self.kmeans_, name, value)
 
-CLUSTERER_FORMAT = "bgcs.BackgroundClusterer/1"
+CLUSTERER_FORMAT = "bgcs.BackgroundClusterer/2"
+CLUSTERER = "clusterer.safetensors"
 
 def _free_share(masks, n, size):
     "How much of each grid patch is free of the object: 1 where nothing is, 0 where a quarter or more is covered."

@@ -30,7 +30,7 @@ from .training import Shuffled, Trainable, gather, loader_of, seeded, train
 # %% auto #0
 __all__ = ['POSITIVES', 'ARCHITECTURES', 'ENCODERS', 'ENCODER_FORMAT', 'cut_patches', 'augment', 'random_views', 'positive_pairs',
            'info_nce', 'EncoderNet', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder', 'PCAEncoder',
-           'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder']
+           'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder', 'rebuild_encoder']
 
 # %% ../nbs/12_encoders.ipynb #0f344040
 def cut_patches(
@@ -596,10 +596,19 @@ def load_encoder(
     settings, checksum = _read_settings(folder / _SETTINGS)
     content = (folder / _WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != checksum: raise ValueError(f"{folder / _WEIGHTS} is damaged, or belongs to another {_SETTINGS}. Copy both again, or save the encoder again")
-    encoder = _rebuild(settings, module, folder / _SETTINGS)
     try: weights = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error: raise ValueError(f"{folder / _WEIGHTS} is no safetensors file: {error}") from None
-    _put_weights(encoder, weights, folder / _WEIGHTS)
+    return rebuild_encoder(settings, weights, module, folder)
+
+def rebuild_encoder(
+    settings: dict,  # of the encoder, as `Encoder.settings` has them
+    weights: dict[str, torch.Tensor],  # its state
+    module: nn.Module | None = None,  # of a `ModuleEncoder`
+    where="this file",  # what they were read from, for messages
+) -> Encoder:
+    "A fitted encoder of settings and weights; each is checked before it is used."
+    encoder = _rebuild(settings, module, where)
+    _put_weights(encoder, weights, where)
     encoder.fitted = True
     return encoder.eval()
 

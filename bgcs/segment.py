@@ -453,7 +453,7 @@ def _identity(data, clusters, settings, **schedule):
     some = torch.linspace(0, len(data) - 1, min(len(data), 4096)).long()
     for index in some.split(256): content.update(np.ascontiguousarray(data.images.raw(index.numpy()) if isinstance(data.images, LazyImages) else data.images[index].numpy()))
     flat = {name: value for name, value in settings.items() if name != "objective"} | {f"objective.{name}": value for name, value in settings["objective"].items()}
-    return flat | schedule | {"number of images": len(data), "content of the images": content.hexdigest()[:16], "clusters": hashlib.sha256(clusters.numpy()).hexdigest()[:16]}
+    return flat | schedule | {"normalization": str(data.normalization), "number of images": len(data), "content of the images": content.hexdigest()[:16], "clusters": hashlib.sha256(clusters.numpy()).hexdigest()[:16]}
 
 def _set_aside(data, clusters, held_out, random_state):
     "What to train on, with the numbers of these images, and what to choose by."

@@ -70,7 +70,7 @@ def quickstart(lab, browser):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function("!document.querySelector('.jp-CodeCell .jp-InputPrompt').innerText.includes('[ ]')", timeout=20_000)
-    wait_for_file(root / "run" / "model" / "settings.json", 240, page)
+    wait_for_file(root / "run" / "model" / "segmenter.safetensors", 240, page)
     page.wait_for_function("document.body.innerText.includes('| Idle')", timeout=60_000)
     yield page, root
 

@@ -85,3 +85,24 @@ def test_bad_settings_are_refused_before_training(data):
                     (lambda: Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=2, held_out=1.5, **small), "share=1.5"),
                     (lambda: Segmenter(base_width=4, depth=1, objective=Objective(opening=0.0, consistency_weight=1.0)).fit(data, data.background_class, steps=2, **small), "clusterer=")):
         with pytest.raises(ValueError, match=text): f()
+
+
+def test_lower_precision_and_compiled(data):
+    "The network alone runs in bfloat16; the objective stays in float32, and masks come out much the same."
+    few = small | {"steps": 20, "epochs": 2, "held_out": None}
+    kinds = []
+    class Kinds(Segmenter):
+        def _logits(self, images):
+            kinds.append((images.dtype, self._precision))
+            return super()._logits(images)
+    plain, lower = (Kinds(base_width=8, depth=1).fit(data, data.background_class, **few, precision=precision) for precision in ("32-true", "bf16-mixed"))
+    assert set(kinds) == {(torch.float32, None), (torch.float32, torch.bfloat16)} and all(p.dtype == torch.float32 for p in lower.parameters())
+    difference = (plain.predict(data.objects) - lower.predict(data.objects)).abs()
+    assert 0 < difference.mean() < 0.05
+
+
+@pytest.mark.slow
+def test_compiled(data):
+    few = small | {"steps": 6, "epochs": 2, "held_out": None}
+    plain, compiled = (Segmenter(base_width=8, depth=1).fit(data, data.background_class, **few, compile=choice) for choice in (False, True))
+    assert (plain.predict(data.objects) - compiled.predict(data.objects)).abs().max() < 0.01 and compiled._compiled is None
