@@ -16,13 +16,12 @@ import torch
 from IPython.display import display
 from PIL import Image
 
-from .blend import composite
 from .cluster import BackgroundClusterer, image_names
 from .images import ImageSet
 from .segment import Segmenter
 
 # %% auto #0
-__all__ = ['COLOURS', 'picture_grid', 'png', 'plane', 'plot_plane', 'ClusterExplorer', 'CompositeViewer', 'TrainingMonitor']
+__all__ = ['COLOURS', 'picture_grid', 'png', 'plane', 'plot_plane', 'ClusterExplorer', 'TrainingMonitor']
 
 # %% ../nbs/25_widgets.ipynb #adf04875
 def picture_grid(
@@ -131,53 +130,6 @@ class ClusterExplorer:
     def _ipython_display_(self): display(self.view)
 
 def _zoom(images, side=64): return max(1, round(side / max(images.shape[2:])))
-
-# %% ../nbs/25_widgets.ipynb #1139b134
-class CompositeViewer:
-    "An object before backgrounds of a chosen cluster, beside real object images of that cluster."
-    def __init__(self,
-        segmenter: Segmenter,  # gives the masks
-        data: ImageSet,  # object and background-only images
-        clusters: torch.Tensor,  # `(len(data),)` the background cluster of every image
-        columns: int = 6,  # composites, and real images, shown
-    ):
-        self.objects, self.backgrounds, self.columns = data.objects.images, data.backgrounds.images, columns
-        self.masks = segmenter.predict(self.objects)
-        self.object_clusters, self.background_clusters = clusters[data.presence], clusters[~data.presence]
-        targets = sorted(set(self.background_clusters.tolist()))
-        if not len(self.masks) or not targets: raise ValueError(f"{len(self.masks)} object and {len(self.background_clusters)} background-only images; both kinds are needed to show composites")
-        self.object = W.BoundedIntText(0, 0, len(self.masks) - 1, description="object")
-        self.target = W.Dropdown(options=[(f"cluster {k}", k) for k in targets], description="before")
-        self.hard = W.Checkbox(False, description="hard mask")
-        self.threshold = W.FloatSlider(segmenter.threshold_, min=0.05, max=0.95, step=0.05, description="threshold")
-        self.draw = W.BoundedIntText(0, 0, 10_000, description="draw")
-        self._title, self._picture = W.HTML(), W.Image(format="png")
-        self.view = W.VBox([W.HBox([self.object, self.target, self.draw]), W.HBox([self.hard, self.threshold]), self._title, self._picture])
-        self.view.add_class("bgcs-composite-viewer")
-        for control in (self.object, self.target, self.hard, self.threshold, self.draw): control.observe(lambda change: self._show(), names="value")
-        self._show()
-
-    def picture(self) -> np.ndarray:  # `(height, width, 3)` uint8
-        "What the view shows, as a picture."
-        i, k, rng = self.object.value, self.target.value, np.random.default_rng(self.draw.value)
-        image, mask = self.objects[i], self.masks[i]
-        if self.hard.value: mask = (mask >= self.threshold.value).float()
-        onto = self.backgrounds[self._some(self.background_clusters == k, rng)]
-        real = self.objects[self._some(self.object_clusters == k, rng)]
-        made = composite(image.expand(len(onto), -1, -1, -1), mask.expand(len(onto), -1, -1, -1), onto)
-        blank = torch.ones_like(image)
-        return picture_grid([[image, mask, *made], [blank, blank, *real]], zoom=_zoom(self.masks, 72))
-
-    def _some(self, members, rng):
-        members = members.nonzero().flatten().numpy()
-        return torch.from_numpy(rng.permutation(members)[:self.columns])
-
-    def _show(self):
-        i, k = self.object.value, self.target.value
-        self._title.value = f"Object {i}, from cluster {int(self.object_clusters[i])}: image, mask, and composites before cluster {k}; below, real object images of cluster {k}."
-        self._picture.value = png(self.picture())
-
-    def _ipython_display_(self): display(self.view)
 
 # %% ../nbs/25_widgets.ipynb #6aee672b
 class TrainingMonitor(L.Callback):
