@@ -19,8 +19,8 @@ import bgcs
 
 # %% auto #0
 __all__ = ['COMMANDS', 'layers_of', 'settings_of', 'folder_of', 'train_command', 'demo_command', 'cluster_command',
-           'describe_command', 'evaluate_command', 'compare_command', 'sweep_command', 'presets_command',
-           'bench_command', 'notebook_command', 'make_parser', 'main']
+           'describe_command', 'evaluate_command', 'predict_command', 'compare_command', 'sweep_command',
+           'presets_command', 'bench_command', 'notebook_command', 'make_parser', 'main']
 
 # %% ../nbs/35_experiments.ipynb #af922fdb
 def layers_of(
@@ -64,7 +64,7 @@ def folder_of(
     os.environ["BGCS_FOLDER"] = str(folder)
     return folder
 
-# %% ../nbs/35_experiments.ipynb #1e193a3e
+# %% ../nbs/35_experiments.ipynb #aff1954e
 def _progress(options): return not options.quiet and sys.stderr.isatty()
 
 def train_command(options: argparse.Namespace) -> int:
@@ -73,7 +73,7 @@ def train_command(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     options.folder = folder = folder_of(options, settings)
     if main_process() and not options.quiet: print(f"Run folder: {folder}", flush=True)
-    run = run_train(settings, folder, progress=_progress(options), quiet=options.quiet)
+    run = run_train(settings, folder, progress=_progress(options), quiet=options.quiet, clusters_of=options.clusters_of)
     if not main_process(): return 0
     status, took = run.status, sum(run.status.get("seconds", {}).values())
     if status["state"] == "interrupted": print(f"\nStopped; what there is can be used. Go on with\n  bgcs train --folder {folder}")
@@ -83,7 +83,7 @@ def train_command(options: argparse.Namespace) -> int:
 
 def demo_command(options: argparse.Namespace) -> int:
     "Train the preset of the quickstart."
-    return train_command(argparse.Namespace(**vars(options) | dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None)))
+    return train_command(argparse.Namespace(**vars(options) | dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None, clusters_of=None)))
 
 def cluster_command(options: argparse.Namespace) -> int:
     "Find clusters, and stop before training."
@@ -109,7 +109,7 @@ def describe_command(options: argparse.Namespace) -> int:
         print(f"Picture: {options.out}")
     return 0
 
-# %% ../nbs/35_experiments.ipynb #c9373f70
+# %% ../nbs/35_experiments.ipynb #1dba6759
 def _changes(words):
     "Settings of other images; the name before the dot may be left out."
     from bgcs.presets import parse_words
@@ -123,6 +123,15 @@ def evaluate_command(options: argparse.Namespace) -> int:
     found = run_evaluate(options.run_folder, changes, out, quiet=True)
     for name, value in found.items(): print(f"{name:22} {value:.4f}")
     print(f"\nWritten to {out or options.run_folder}")
+    return 0
+
+def predict_command(options: argparse.Namespace) -> int:
+    "Write masks."
+    from bgcs.runs import run_predict
+    given = {name: getattr(options, name) for name in ("tile", "overlap", "threshold", "min_area", "flip") if getattr(options, name) is not None} | ({"on_bad": "skip"} if options.skip_bad else {})
+    found = run_predict(options.run_folder, options.images, options.out, sys.stderr.isatty(), **given)
+    print(found)
+    for problem in found.skipped: print(f"left out: {problem}", file=sys.stderr)
     return 0
 
 def compare_command(options: argparse.Namespace) -> int:
@@ -201,18 +210,24 @@ def _data(): return _parent(
     (("--data",), dict(nargs="+", metavar="KEY=VALUE", help="judge on other images: settings of data, such as set=folders object_folder=A background_folder=B (default: the validation and test images of the run)")),
     (("--out",), dict(metavar="FOLDER", help="where to write what is found")))
 
-# %% ../nbs/35_experiments.ipynb #d4f75e20
+# %% ../nbs/35_experiments.ipynb #c1a6f1e0
 def _predict_arguments(parser):
     parser.add_argument("run_folder", metavar="RUN", help="a run folder")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
     parser.add_argument("--out", metavar="FOLDER", help="where masks, overlays and table.csv go (default: predictions in the run folder)")
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help="side of the tiles that large images are cut into (default: as the images trained on were cut)")
+    parser.add_argument("--overlap", type=float, metavar="SHARE", help="of its side that a tile has in common with the next (default: 0.5)")
+    parser.add_argument("--threshold", type=float, metavar="SHARE", help="at and above which a pixel counts as object (default: the one chosen in training)")
+    parser.add_argument("--min-area", type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)")
+    parser.add_argument("--flip", choices=("horizontal", "vertical", "both"), help="average over flips, for two or four times the work")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be predicted, and say which")
 
 COMMANDS = {  # name: what it does, an example, its function, parents, further arguments
     "demo": ("train on handwritten digits before textures, in about three minutes; no download", "bgcs demo", demo_command, (_run,), lambda p: p.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings over the preset's, such as schedule.steps=300")),
     "presets": ("list presets, or all settings of one with their sources", "bgcs presets shipwrecks", presets_command, (), lambda p: p.add_argument("name", nargs="?", metavar="NAME", help="a preset")),
     "describe": ("say what the images are: counts, sizes, intensities, duplicates", "bgcs describe --objects with --backgrounds without --out images.png", describe_command, (_settings,), lambda p: p.add_argument("--out", metavar="FILE", help="a picture to write, such as images.png")),
     "cluster": ("find the kinds of background, and stop before training", "bgcs cluster --objects with --backgrounds without clusters.n_clusters=6", cluster_command, (_settings, _run), None),
-    "train": ("train from images to masks, or go on with a run", "bgcs train digits-quick schedule.steps=600\n  bgcs train --objects with --backgrounds without 'data.source=^(.*)_'\n  bgcs train --folder runs/digits-quick-20260101-120000", train_command, (_settings, _run), None),
+    "train": ("train from images to masks, or go on with a run", "bgcs train digits-quick schedule.steps=600\n  bgcs train --objects with --backgrounds without 'data.source=^(.*)_'\n  bgcs train --folder runs/digits-quick-20260101-120000", train_command, (_settings, _run), lambda p: p.add_argument("--clusters-of", metavar="RUN", help="take the clusters of another run, perhaps mended by hand, and find none")),
     "evaluate": ("judge a run, with true masks and without", "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M", evaluate_command, (_data,), lambda p: p.add_argument("run_folder", metavar="RUN", help="a run folder")),
     "predict": ("write masks of images of any size", "bgcs predict RUN survey1.png more_surveys/ --out masks", predict_command, (), _predict_arguments),
     "compare": ("rank runs by criteria that need no masks", "bgcs compare RUN1 RUN2 RUN3", compare_command, (_data,), lambda p: p.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")),

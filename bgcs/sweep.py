@@ -139,7 +139,7 @@ def best_score(
     if not len(scores): raise ValueError(f"{run.folder} has no scores: its validation images are too few to judge by, so trials can't be ranked. Use more images, or fewer clusters")
     return float(max(scores))
 
-# %% ../nbs/33_sweep.ipynb #e499e18e
+# %% ../nbs/33_sweep.ipynb #55b5c595
 def sweep(
     fixed: dict[str, object],  # plain settings, by dotted name
     space: dict[str, Range | Choices],  # settings to be tried, as `split_ranges` finds them
@@ -154,19 +154,20 @@ def sweep(
     if n_trials < 1: raise ValueError(f"n_trials={n_trials}; expected at least 1")
     check_space(fixed, space)
     study = _study(folder, fixed, space, seed)
+    clusters = None if any(key == "seed" or key.startswith("clusters.") for key in space) else Path(folder) / "trial-000"
     while len(_done(study)) < n_trials:
         trial, values = _ask(study, space, seed)
         name = trial.user_attrs["folder"]
         if not quiet: print(f"{name} of {n_trials}: {', '.join(f'{key}={value:.4g}' if isinstance(value, float) else f'{key}={value}' for key, value in values.items())}", flush=True)
-        _try(study, trial, settings_from(fixed, values), Path(folder) / name, prune, progress, quiet)
+        _try(study, trial, settings_from(fixed, values), Path(folder) / name, prune, progress, quiet, clusters)
         table = sweep_table(study)
         replace_file(Path(folder) / "trials.csv", table.to_csv().encode())
         plot_sweep(table).savefig(Path(folder) / "trials.png", dpi=100)
     return sweep_table(study)
 
-def _try(study, trial, settings, folder, prune, progress, quiet):
+def _try(study, trial, settings, folder, prune, progress, quiet, clusters):
     pruning, states = PruneTrial(trial), _optuna().trial.TrialState
-    try: run = run_train(settings, folder, [pruning] if prune else [], progress, quiet)
+    try: run = run_train(settings, folder, [pruning] if prune else [], progress, quiet, clusters if folder != clusters else None)
     except (NotFinite, OutOfMemory) as error:
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=states.FAIL)
