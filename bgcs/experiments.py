@@ -22,7 +22,7 @@ __all__ = ['COMMANDS', 'layers_of', 'settings_of', 'folder_of', 'train_command',
            'describe_command', 'evaluate_command', 'predict_command', 'compare_command', 'sweep_command',
            'presets_command', 'bench_command', 'notebook_command', 'make_parser', 'main']
 
-# %% ../nbs/35_experiments.ipynb #af922fdb
+# %% ../nbs/35_experiments.ipynb #4e7aa4d9
 def layers_of(
     options: argparse.Namespace,  # 'words', 'preset', 'config', 'objects', 'backgrounds', 'masks', perhaps 'folder'
 ) -> list[dict]:  # values by dotted name, later ones over earlier ones
@@ -44,9 +44,9 @@ def settings_of(
     "Settings from a command line, checked."
     from bgcs.presets import settings_from
     layers, folder = layers_of(options), getattr(options, "folder", None)
-    if not any(layers) and folder and (Path(folder) / "settings.yaml").is_file():
+    if not any(layers[:3]) and folder and (Path(folder) / "settings.yaml").is_file():
         from bgcs.runs import Run
-        return Run.open(folder).settings
+        layers.insert(0, Run.open(folder).settings.flat())
     return settings_from(*layers)
 
 def folder_of(
@@ -64,20 +64,21 @@ def folder_of(
     os.environ["BGCS_FOLDER"] = str(folder)
     return folder
 
-# %% ../nbs/35_experiments.ipynb #aff1954e
+# %% ../nbs/35_experiments.ipynb #e2e4e6ee
 def _progress(options): return not options.quiet and sys.stderr.isatty()
 
 def train_command(options: argparse.Namespace) -> int:
     "Train, or go on with a run."
-    from bgcs.runs import main_process, run_train
+    from bgcs.runs import check_folder, main_process, run_train
     settings = settings_of(options)
     options.folder = folder = folder_of(options, settings)
+    done = check_folder(folder, settings)["state"] == "finished"
     if main_process() and not options.quiet: print(f"Run folder: {folder}", flush=True)
     run = run_train(settings, folder, progress=_progress(options), quiet=options.quiet, clusters_of=options.clusters_of)
     if not main_process(): return 0
     status, took = run.status, sum(run.status.get("seconds", {}).values())
     if status["state"] == "interrupted": print(f"\nStopped; what there is can be used. Go on with\n  bgcs train --folder {folder}")
-    else: print(f"\nFinished, after {took:.0f} s of work. Masks of other images:\n  bgcs predict {folder} IMAGES --out FOLDER")
+    else: print(f"\n{'This run was finished before' if done else 'Finished'}, after {took:.0f} s of work. Masks of other images:\n  bgcs predict {folder} IMAGES --out FOLDER")
     print(f"Report: {folder / 'report.html'}")
     return 130 if status["state"] == "interrupted" else 0
 
@@ -90,7 +91,7 @@ def cluster_command(options: argparse.Namespace) -> int:
     from bgcs.runs import run_clusters
     settings = settings_of(options)
     options.folder = folder = folder_of(options, settings)
-    run, *_ = run_clusters(settings, folder, _progress(options), options.quiet)
+    run_clusters(settings, folder, _progress(options), options.quiet)
     print(f"\nClusters: {folder / 'figures' / 'clusters.png'}\nTrain with them:\n  bgcs train --folder {folder}")
     return 0
 
@@ -148,7 +149,7 @@ def compare_command(options: argparse.Namespace) -> int:
     print(f"\nThe best by score first. Written to {out}")
     return 0
 
-# %% ../nbs/35_experiments.ipynb #57a62c6f
+# %% ../nbs/35_experiments.ipynb #ebbcaabd
 def sweep_command(options: argparse.Namespace) -> int:
     "Run trials over ranges of settings."
     from bgcs.presets import settings_from
@@ -169,7 +170,7 @@ def presets_command(options: argparse.Namespace) -> int:
         return 0
     for key, (value, source) in describe_preset(options.name).iterrows():
         shown = f"{key:30} {'null' if value is None else value!s:18} "
-        print(textwrap.fill(source, max(80, shutil.get_terminal_size().columns), initial_indent=shown, subsequent_indent=" " * len(shown)))
+        print(textwrap.fill(source, max(80, shutil.get_terminal_size().columns), initial_indent=shown, subsequent_indent=" " * len(shown), break_long_words=False, break_on_hyphens=False))
     return 0
 
 def bench_command(options: argparse.Namespace) -> int:

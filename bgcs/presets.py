@@ -68,16 +68,16 @@ _NAMES = {int: "a whole number", float: "a number", str: "a word", bool: "true o
 
 def _called(kind): return f"a list of {len(typing.get_args(kind))}" if _is_tuple(kind) else _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
-# %% ../nbs/30_presets.ipynb #13862ea6
+# %% ../nbs/30_presets.ipynb #8a19ba5d
 def nearest(
     name: str,  # that isn't known
     known: Iterable[str],  # names that are
-) -> str:  # '; did you mean …?', or nothing where none is near
+) -> str:  # ' (did you mean …?)', or nothing where none is near
     "The known name that was probably meant; of dotted ones also by the last part alone."
     known, last = list(known), name.split(".")[-1]
     found = [k for k in known if k.split(".")[-1] == last] or [k for k in known if k.startswith(name)] or difflib.get_close_matches(name, known, n=1)
     found = found or [k for part in difflib.get_close_matches(last, [k.split(".")[-1] for k in known], n=1) for k in known if k.split(".")[-1] == part]
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 # %% ../nbs/30_presets.ipynb #6606893b
 GENERATED = {make.__name__: make for make in (digits_on_textures, sprites_on_textures)}
