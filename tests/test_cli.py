@@ -56,7 +56,7 @@ def another(tmp_path_factory):
 def test_an_interrupt_leaves_a_model_pictures_and_a_report(interrupted):
     folder, code, out, err, files = interrupted
     assert code == 130 and f"bgcs train --folder {folder}" in out and "Traceback" not in err
-    assert {"settings.yaml", "versions.json", "description.txt", "model/segmenter.safetensors", "clusterer/clusterer.json", "figures/images.png", "figures/clusters.png", "figures/plane.png", "figures/losses.png",
+    assert {"settings.yaml", "versions.json", "description.txt", "model/segmenter.safetensors", "clusterer/clusterer.safetensors", "figures/images.png", "figures/clusters.png", "figures/plane.png", "figures/losses.png",
             "figures/composites.png", "figures/masks.png", "figures/training/masks_001.png", "logs/metrics.csv", "metrics.json", "criteria.json", "report.html"} <= files
     assert "figures/training/masks_003.png" not in files
 
