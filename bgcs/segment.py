@@ -484,6 +484,7 @@ class _Best(L.Callback):
     def on_train_epoch_end(self, trainer, segmenter):
         if self.held_out is None: return
         self.history.append({"step": trainer.global_step, "opening": self.opening} | criteria(segmenter, self.held_out, names=("score",)))
+        segmenter.history_ = self.history
         segmenter.train()
         scores = [at["score"] for at in self.history]
         if _last_best(scores) == len(scores) - 1:

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import QUICKSTART, ROOT, TINY
 
-from bgcs.experiments import with_parameters
+from bgcs.notebooks import with_parameters
 
 CHROMIUM = os.environ.get("BGCS_CHROMIUM", "")
 SHOTS = ROOT / "tests" / "screenshots"
