@@ -346,7 +346,7 @@ def test_what_only_pixels_tell_is_said_at_the_end(survey, tmp_path):
     np.save(survey / "nothing.npy", np.full((40, 50), np.nan))
     np.save(survey / "loud.npy", np.full((40, 50), 7.0))
     with pytest.raises(ImageSetError, match="What could be predicted is in") as raised: predict(model(), survey, tmp_path / "out")
-    for name, text in (("cut.tif", "damaged or cut short"), ("nothing.npy", "shows nothing"), ("loud.npy", "floats from 7 to 7")): assert f"{name} {text}" in str(raised.value)
+    for name, text in (("cut.tif", "cannot be decoded"), ("nothing.npy", "shows nothing"), ("loud.npy", "floats from 7 to 7")): assert f"{name} {text}" in str(raised.value)
     assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 6
     (survey / "cut.tif").write_bytes(whole)
     with pytest.warns(UserWarning, match="2 images"): found = predict(model(), survey, tmp_path / "out", on_bad="skip")
