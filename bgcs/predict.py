@@ -5,7 +5,6 @@
 # %% ../nbs/24_predict.ipynb #b6e26049
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -29,8 +28,8 @@ from skimage.measure import label, regionprops_table
 from skimage.segmentation import find_boundaries
 
 from .blend import top_mean
+from .checkpoints import remove_parts, replace_file
 from .choose import predict_masks
-from .encoders import replace_file
 from .files import SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from .images import ImageSet
 from .normalize import Normalization
@@ -127,7 +126,8 @@ class _Tiled:
         self.nothing = _invalid(image, tiling.invalid)
         if self.nothing.all(): raise ImageSetError("shows nothing: all of it is NaN or invalid. Leave it out")
         h, w = self.nothing.shape
-        sides = [Side("whole", (0, w), False)] if tiling.regions is None else tiling.regions(image[0] if len(image) == 1 else image)
+        try: sides = [Side("whole", (0, w), False)] if tiling.regions is None else tiling.regions(image[0] if len(image) == 1 else image)
+        except ValueError as error: raise ImageSetError(f"cannot be divided into regions: {error}") from None
         if not sides: raise ImageSetError("has no region to predict: regions= found none. Leave it out, or find regions by other settings")
         if self.nothing.any(): image = image[(slice(None), *distance_transform_edt(self.nothing, return_distances=False, return_indices=True))]
         self.sides = {side: _Region(np.stack([side.take(channel) for channel in image]), side.take(self.nothing), tiling) for side in sides}
@@ -234,7 +234,7 @@ def find_objects(
     pieces = label(mask >= threshold, connectivity=2)
     kept = np.bincount(pieces.ravel()) >= min_area
     kept[0] = False
-    pieces = (np.cumsum(kept) * kept)[pieces]
+    pieces = (np.cumsum(kept) * kept).astype(np.int32)[pieces]
     table = regionprops_table(pieces, mask, properties=("label", "area", "centroid", "bbox", "intensity_mean", "intensity_max"))
     return pieces, pd.DataFrame(table).rename(columns=_MEASURED).astype({"area": int})
 
@@ -269,10 +269,11 @@ def overlay(
 ) -> np.ndarray:  # `(h, w, 3)` uint8
     "An image with the outlines of a mask, drawn outside of it."
     if mask.shape != image.shape[1:]: raise ValueError(f"the mask has shape {mask.shape}, and the image {image.shape}; expected {image.shape[1:]}")
-    shown = np.moveaxis(image[:3] if len(image) >= 3 else image[[0, 0, 0]], 0, -1).astype(np.float32)
-    some = shown[::max(1, len(shown) // 512), ::max(1, shown.shape[1] // 512)]
+    shown = image[:3] if len(image) >= 3 else image[:1]
+    some = shown[:, ::max(1, len(mask) // 512), ::max(1, mask.shape[1] // 512)].astype(np.float32)
     low, high = np.percentile(some[np.isfinite(some)], (0.5, 99.5)) if np.isfinite(some).any() else (0, 1)
-    picture = np.nan_to_num((shown - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
+    stretched = [np.nan_to_num((plane.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8) for plane in shown]
+    picture = np.stack(stretched * (3 // len(stretched)), -1)
     outline, width = find_boundaries(mask, mode="outer"), width or 1 + max(mask.shape) // 1000
     if width > 1: outline = binary_dilation(outline, iterations=width // 2) & ~mask
     picture[outline] = colour
@@ -304,7 +305,7 @@ def _claim(out, root, settings, resume):
     "Make the folder ours, or see that it is: new, empty, or with predictions of the same settings."
     stamp = out / "settings.json"
     if not stamp.is_file():
-        there = sorted(p.name for p in out.iterdir() if not p.name.startswith((".lock", "settings.json"))) if out.is_dir() else []
+        there = sorted(p.name for p in out.iterdir() if not p.name.startswith((".lock", ".settings.json"))) if out.is_dir() else []
         if there: raise ValueError(f"out={out} holds other things ({', '.join(there[:3])}{', …' * (len(there) > 3)}); choose a new folder, so that nothing is written over")
         out.mkdir(parents=True, exist_ok=True)
         replace_file(stamp, json.dumps(settings, indent=1).encode())
@@ -378,12 +379,12 @@ def _check_header(path, channels, color, page):
     if info.mode not in ("P", "PA") and has != channels: raise ImageSetError(f"has {has} channel{'s' * (has > 1)}, and the segmenter takes {channels}. Give images like those it was trained on, or say color='gray' or 'rgb'")
     return info
 
-@contextmanager
-def _full_disk_named(out):
-    try: yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        raise OSError(error.errno, f"no room is left to write predictions in {out}; those that are done are kept. Make room and call again, and it goes on from there") from None
+def _headers(paths, threads, progress, **expected):
+    "What the header of each file says, or what is wrong with it."
+    from tqdm.auto import tqdm
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda path: attempt(lambda: _check_header(path, **expected)), paths.values())
+        return dict(zip(paths, tqdm(found, total=len(paths), desc="Looking at files", unit=" files", disable=not progress, delay=1, leave=False)))
 
 def _ahead(pool, work, things, n=4):
     "Results of work on things, in order, with a few on their way."
@@ -501,9 +502,7 @@ def _held(out):
     try: lock.acquire(timeout=0)
     except Timeout: raise ValueError(f"another process is writing predictions to {out}; wait for it, or choose another folder") from None
     try:
-        for kind in ("masks", "soft", "overlays"):
-            for path in (out / kind).rglob("*"):
-                if path.is_file() and path.suffix not in (".png", ".tif"): path.unlink()
+        for folder in (out, *filter(Path.is_dir, out.rglob("*"))): remove_parts(folder)
         yield
     finally: lock.release()
 
@@ -559,11 +558,11 @@ def predict_files(
     _check_settings(segmenter, files, threshold, on_bad, batch_size=batch_size, threads=threads, min_area=min_area)
     complaints = [] if on_bad == "skip" else None
     root, paths = _listed(files, pattern, out, complaints)
-    infos = {file: attempt(lambda: _check_header(path, segmenter.settings["channels"], color, page)) for file, path in paths.items()}
+    infos = _headers(paths, threads, progress, channels=segmenter.settings["channels"], color=color, page=page)
     problems = {file: str(info) for file, info in infos.items() if isinstance(info, ImageSetError)}
     if problems and (on_bad == "error" or len(problems) == len(paths)): raise _unusable(problems, paths)
     settings = _settings(segmenter, root, tiling, threshold=threshold, min_area=min_area, flip=flip, color=color, page=page, soft=soft, overlays=overlays)
-    with _full_disk_named(out), _held(_claim(out, root, settings, resume)):
+    with _held(_claim(out, root, settings, resume)):
         journal = _Journal(out / "done.jsonl")
         try: _run(segmenter, paths, infos, problems, journal, tiling, lambda path: read_image(path, page, color), _Writing(out, threshold, min_area, tiling.tile, soft, overlays), batch_size, flip, threads, progress)
         finally: images, objects = _tables(out, {file: entry for file, entry in journal.entries.items() if file in paths and file not in problems}, problems)

@@ -346,7 +346,7 @@ def test_what_only_pixels_tell_is_said_at_the_end(survey, tmp_path):
     np.save(survey / "nothing.npy", np.full((40, 50), np.nan))
     np.save(survey / "loud.npy", np.full((40, 50), 7.0))
     with pytest.raises(ImageSetError, match="What could be predicted is in") as raised: predict(model(), survey, tmp_path / "out")
-    for name, text in (("cut.tif", "cannot be decoded"), ("nothing.npy", "shows nothing"), ("loud.npy", "floats from 7 to 7")): assert f"{name} {text}" in str(raised.value)
+    for name, text in (("cut.tif", "cannot be decoded"), ("nothing.npy", "shows nothing"), ("loud.npy", "values are floats from 7 to 7")): assert f"{name} {text}" in str(raised.value)
     assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 6
     (survey / "cut.tif").write_bytes(whole)
     with pytest.warns(UserWarning, match="2 images"): found = predict(model(), survey, tmp_path / "out", on_bad="skip")
@@ -398,14 +398,14 @@ def test_a_full_disk_is_named_and_what_is_done_stays(survey, tmp_path, monkeypat
     out, real, calls = tmp_path / "out", os.fsync, []
     def full(fd):
         calls.append(fd)
-        if len(calls) > 12: raise OSError(errno.ENOSPC, "No space left on device")
+        if len(calls) > 14: raise OSError(errno.ENOSPC, "No space left on device")
         return real(fd)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no room is left to write predictions in .* Make room and call again") as raised: predict(model(), survey, out)
+    with pytest.raises(OSError, match="the disk is full") as raised: predict(model(), survey, out)
     assert raised.value.errno == errno.ENOSPC
     monkeypatch.undo()
     entries = [json.loads(line) for line in (out / "done.jsonl").read_text().splitlines()]
-    assert 0 < len(entries) < 6 and not [p for p in out.rglob("*") if p.suffix not in (".png", ".json", ".jsonl", ".csv", "")]
+    assert 0 < len(entries) < 6 and not list(out.rglob("*.part"))
     assert predict(model(), survey, out).images.equals(predict(model(), survey, tmp_path / "straight").images)
 
 
@@ -449,9 +449,9 @@ def test_killed_at_any_moment(survey, tmp_path):
         child.wait()
         grown.append(len(list((out / "masks").rglob("*.png"))))
     with open(out / "done.jsonl", "a") as file: file.write('{"file": "half a li')
-    (out / "masks" / "x.pngabc").write_bytes(b"half")
+    (out / "masks" / ".x.png.abc.part").write_bytes(b"half")
     assert grown[-1] > 0
-    assert contents_of_pictures(predict(model(), survey, out)) == contents_of_pictures(predict(model(), survey, tmp_path / "straight")) and not (out / "masks" / "x.pngabc").exists()
+    assert contents_of_pictures(predict(model(), survey, out)) == contents_of_pictures(predict(model(), survey, tmp_path / "straight")) and not list(out.rglob("*.part"))
 
 
 def test_two_at_once_are_refused(survey, tmp_path):
@@ -464,3 +464,9 @@ def test_the_same_with_any_number_of_threads_and_any_batch(survey, tmp_path):
     found = [predict(model(), survey, tmp_path / f"out{k}", threads=threads, batch_size=size) for k, (threads, size) in enumerate(((1, 64), (4, 5)))]
     for a, b in zip(*(sorted((f.folder / "soft").rglob("*.png")) for f in found)):
         assert np.abs(np.asarray(Image.open(a)).astype(int) - np.asarray(Image.open(b))).max() <= 2
+
+
+def test_regions_that_fail_name_the_image(tmp_path):
+    (tmp_path / "survey").mkdir()
+    np.save(tmp_path / "survey" / "a.npy", np.random.default_rng(0).random((40, 50)).astype(np.float32).round(1))
+    with pytest.raises(ImageSetError, match="a.npy cannot be divided into regions: threshold is 150"): predict(model(), tmp_path / "survey", tmp_path / "out", regions=sonar_sides)
