@@ -101,7 +101,7 @@ def test_nothing_of_a_run_becomes_code(run, clusterer):
 
 
 @pytest.mark.parametrize("name, text", [("settings.yaml", "settings.yaml cannot be read"), ("versions.json", "versions.json cannot be read"), ("criteria.json", "criteria.json cannot be read"), ("metrics.json", "metrics.json cannot be read"), ("status.json", "status.json cannot be read"),
-                                        ("clusterer/clusterer.json", "clusterer cannot be read"), ("figures/masks.png", "masks.png is no picture"), ("figures/training/masks_003.png", "masks_003.png is no picture")])
+                                        ("clusterer/clusterer.safetensors", "clusterer cannot be read"), ("figures/masks.png", "masks.png is no picture"), ("figures/training/masks_003.png", "masks_003.png is no picture")])
 @pytest.mark.parametrize("content", [b"", b"{ \xff: [", b"[1, 2]"])
 def test_a_damaged_part_costs_only_itself(run, name, text, content):
     (run / name).write_bytes(content)
