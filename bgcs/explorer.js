@@ -2,32 +2,24 @@
 // traits; pictures and edits are asked of the kernel by messages, and it says of each when it is done.
 // No library, no WebGL: 50,000 points are 50,000 small stamps in an array of pixels, a matter of milliseconds.
 
-const GREY = "#999999", FADE = 0.72, REACH = 12, PATIENCE = 500, GIVE_UP = 10_000, KEPT = 4000;
-const MARKS = "●■▲◆✚▼✖", HOLLOW = "○□△◇✛▽✕";
-
-// Distance from the outline of each shape, negative inside; y points down.
-const SHAPES = [
+const GREY = "#999999", FADE = 0.72, REACH = 12, KEPT = 4000;  // reach in pixels; pictures kept
+const PATIENCE = 500, GIVE_UP = 10_000;  // milliseconds
+const MARKS = "●■▲◆✚▼✖";
+const SHAPES = [  // distance from the outline, negative inside; y points down
   (x, y, r) => Math.hypot(x, y) - r,
   (x, y, r) => Math.max(Math.abs(x), Math.abs(y)) - 0.87 * r,
   (x, y, r) => Math.max(y - 0.75 * r, 0.87 * Math.abs(x) - 0.5 * y - 0.6 * r),
   (x, y, r) => 0.71 * (Math.abs(x) + Math.abs(y) - 1.25 * r),
-  (x, y, r) => plus(x, y, r),
+  (x, y, r) => plus(Math.abs(x), Math.abs(y), r),
   (x, y, r) => SHAPES[2](x, -y, r),
-  (x, y, r) => plus(0.71 * (x - y), 0.71 * (x + y), r),
+  (x, y, r) => plus(0.71 * Math.abs(x - y), 0.71 * Math.abs(x + y), r),
 ];
-function plus(x, y, r) {
-  const [a, b] = [Math.abs(x), Math.abs(y)];
-  return Math.min(Math.max(a - 1.1 * r, b - 0.4 * r), Math.max(b - 1.1 * r, a - 0.4 * r));
-}
-
-// ---- helpers -------------------------------------------------------------------------------------------------------
-
+const plus = (a, b, r) => Math.min(Math.max(a - 1.1 * r, b - 0.4 * r), Math.max(b - 1.1 * r, a - 0.4 * r));
 const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 const copied = (view, Type) => new Type(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 
-function make(tag, properties = {}, ...children) {
-  const { aria = {}, on = {}, style, ...rest } = properties;
-  const el = Object.assign(document.createElement(tag), rest);
+function make(tag, { aria = {}, on = {}, style = {}, ...properties } = {}, ...children) {
+  const el = Object.assign(document.createElement(tag), properties);
   for (const [name, value] of Object.entries(aria)) el.setAttribute(name === "role" ? name : `aria-${name}`, value);
   for (const [name, f] of Object.entries(on)) el.addEventListener(name, f);
   Object.assign(el.style, style);
@@ -35,55 +27,28 @@ function make(tag, properties = {}, ...children) {
   return el;
 }
 
+// ---- pixels ----------------------------------------------------------------------------------------------------------
+
 function rgb(colour) {  // "#rrggbb" or "rgb(r, g, b)"
   if (colour[0] === "#") return [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16));
   return colour.match(/[\d.]+/g).slice(0, 3).map(Number);
 }
-const mix = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share));
+
+const mixed = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share));
 const packed = ([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;  // as canvases keep pixels
 
-function stamp(shape, radius, hollow) {  // pixels that a mark covers, and how much of each
-  const reach = Math.ceil(radius * 1.4) + 1, dx = [], dy = [], cover = [];
-  for (let y = -reach; y <= reach; y++) for (let x = -reach; x <= reach; x++) {
-    let d = SHAPES[shape](x, y, radius);
-    if (hollow) d = Math.abs(d) - Math.max(0.6, radius * 0.22);
-    const c = Math.round(256 * clamp(0.5 - d, 0, 1));
-    if (c > 12) { dx.push(x); dy.push(y); cover.push(c); }
-  }
-  return { dx: Int32Array.from(dx), dy: Int32Array.from(dy), cover: Int32Array.from(cover), reach };
-}
-
-function blend(under, ink, cover) {  // of 256; red and blue at once, as they lie two bytes apart
-  const rest = 256 - cover;
-  const redBlue = ((under & 0xff00ff) * rest + (ink & 0xff00ff) * cover) >>> 8 & 0xff00ff;
+function blended(under, ink, cover) {  // cover of 256; red and blue at once, as they lie two bytes apart
+  const rest = 256 - cover, redBlue = ((under & 0xff00ff) * rest + (ink & 0xff00ff) * cover) >>> 8 & 0xff00ff;
   return (0xff000000 | redBlue | ((under & 0xff00) * rest + (ink & 0xff00) * cover) >>> 8 & 0xff00) >>> 0;
 }
 
-class Grid {  // finds the points near a place without looking at all
-  constructor(xy) {
-    const n = xy.length / 2, side = this.side = clamp(Math.round(Math.sqrt(n / 3)), 1, 400);
-    this.xy = xy;
-    this.low = [Infinity, Infinity]; this.high = [-Infinity, -Infinity];
-    for (let i = 0; i < 2 * n; i++) { const v = xy[i], k = i & 1; if (v < this.low[k]) this.low[k] = v; if (v > this.high[k]) this.high[k] = v; }
-    this.size = [0, 1].map(k => (this.high[k] - this.low[k]) / side || 1);
-    const start = this.start = new Uint32Array(side * side + 1), cells = new Uint32Array(n);
-    for (let i = 0; i < n; i++) start[(cells[i] = this.cell(xy[2 * i], 1, 0) + this.cell(xy[2 * i + 1], side, 1)) + 1]++;
-    for (let c = 0; c < side * side; c++) start[c + 1] += start[c];
-    const next = start.slice();
-    this.order = new Uint32Array(n);
-    for (let i = 0; i < n; i++) this.order[next[cells[i]]++] = i;
+function stamp(shape, radius, hollow) {  // the pixels that a mark covers, and how much of each
+  const reach = Math.ceil(radius * 1.4) + 1, dx = [], dy = [], cover = [];
+  for (let y = -reach; y <= reach; y++) for (let x = -reach; x <= reach; x++) {
+    const d = SHAPES[shape](x, y, radius), c = Math.round(256 * clamp(0.5 - (hollow ? Math.abs(d) - Math.max(0.6, radius * 0.22) : d), 0, 1));
+    if (c > 12) { dx.push(x); dy.push(y); cover.push(c); }
   }
-  cell(v, stride, k) { return stride * clamp(Math.floor((v - this.low[k]) / this.size[k]), 0, this.side - 1); }
-  best(x, y, reach, cost) {  // the point within reach whose cost, of dx and dy, is least
-    let found = -1, least = Infinity;
-    for (let b = this.cell(y - reach, this.side, 1); b <= this.cell(y + reach, this.side, 1); b += this.side)
-      for (let c = b + this.cell(x - reach, 1, 0); c <= b + this.cell(x + reach, 1, 0); c++)
-        for (let j = this.start[c]; j < this.start[c + 1]; j++) {
-          const i = this.order[j], d = cost(this.xy[2 * i] - x, this.xy[2 * i + 1] - y, i);
-          if (d < least) { least = d; found = i; }
-        }
-    return found;
-  }
+  return { reach, dx: Int32Array.from(dx), dy: Int32Array.from(dy), cover: Int32Array.from(cover) };
 }
 
 function inside(path, x, y) {  // even-odd
@@ -95,220 +60,194 @@ function inside(path, x, y) {  // even-odd
   return within;
 }
 
-// ---- what all views of a model share: points, pictures, questions to the kernel ----------------------------------------
+// ---- what all views of a model share: points, pictures, questions to the kernel --------------------------------------
 
 function shared(model) {
   const s = { pictures: new Map(), asked: new Map(), listeners: new Set(), questions: 0 };
   const tell = what => s.listeners.forEach(f => f(what));
-  s.read = () => {
-    s.xy = copied(model.get("xy"), Float32Array);
-    s.codes = copied(model.get("codes"), Uint16Array);
-    s.hollow = copied(model.get("hollow"), Uint8Array);
-    s.n = Math.min(s.codes.length, s.hollow.length, s.xy.length / 2);
-    s.grid = new Grid(s.xy.subarray(0, 2 * s.n));
-    s.readSelected();
+
+  s.readPoints = () => {
+    Object.assign(s, { xy: copied(model.get("xy"), Float32Array), codes: copied(model.get("codes"), Uint16Array), hollow: copied(model.get("hollow"), Uint8Array) });
+    s.n = s.codes.length;
+    s.low = [Infinity, Infinity]; s.high = [-Infinity, -Infinity];
+    s.xy.forEach((v, i) => { const k = i & 1; if (v < s.low[k]) s.low[k] = v; if (v > s.high[k]) s.high[k] = v; });
   };
   s.readSelected = () => {
     s.selected = copied(model.get("selected"), Uint32Array);
     s.chosen = new Uint8Array(s.n);
     for (const i of s.selected) s.chosen[i] = 1;
   };
-  s.readHidden = () => { s.off = []; for (const k of model.get("hidden")) s.off[k] = true; };
+  s.readHidden = () => { s.off = []; for (const code of model.get("hidden")) s.off[code] = true; };
   s.visible = i => !s.off[s.codes[i]];
+  s.best = cost => {  // the visible point that costs least; to look at all takes a fraction of a millisecond
+    let found = -1, least = Infinity;
+    for (let i = 0; i < s.n; i++) if (s.visible(i)) { const c = cost(s.xy[2 * i], s.xy[2 * i + 1], i); if (c < least) { least = c; found = i; } }
+    return found;
+  };
+  s.where = accept => { const found = []; for (let i = 0; i < s.n; i++) if (accept(i)) found.push(i); return found; };
+  s.choose = (points, mode) => {  // 'replace', 'add' or 'remove'
+    const now = mode === "replace" ? new Uint8Array(s.n) : s.chosen.slice();
+    for (const i of points) now[i] = mode === "remove" ? 0 : 1;
+    model.set("page", 0);
+    model.set("selected", new DataView(Uint32Array.from(s.where(i => now[i])).buffer));
+    model.save_changes();
+  };
+
   s.ask = (action, content = {}) => {
     const id = ++s.questions;
     s.asked.set(id, performance.now());
     try { model.send({ id, do: action, ...content }); } catch { s.asked.set(id, -GIVE_UP); }  // the channel is closed
-    s.clock ??= setInterval(() => { tell("waiting"); if (!s.asked.size) { clearInterval(s.clock); s.clock = null; } }, 250);
-    return id;
+    s.clock ??= setInterval(() => { tell("waiting"); if (!s.asked.size) s.clock = clearInterval(s.clock); }, 250);
   };
-  s.waiting = () => { const since = Math.min(...s.asked.values()); return performance.now() - since; };
-  s.want = indices => {
-    const missing = indices.filter(i => !s.pictures.has(i));
-    if (!missing.length) return;
+  s.waiting = () => performance.now() - Math.min(...s.asked.values());
+  s.want = points => {
+    const missing = points.filter(i => !s.pictures.has(i));
     for (const i of missing) s.pictures.set(i, {});
-    s.ask("images", { points: missing });
+    if (missing.length) s.ask("images", { points: missing });
   };
   s.heard = (message, buffers) => {
     s.asked.delete(message.done);
-    (message.points ?? []).forEach((i, j) => s.pictures.set(i, { url: URL.createObjectURL(new Blob([buffers[j]], { type: "image/png" })), text: message.texts[j] }));
-    for (const [i, { url }] of s.pictures) { if (s.pictures.size <= KEPT) break; URL.revokeObjectURL(url); s.pictures.delete(i); }
+    s.lost = false;
+    message.points?.forEach((i, j) => s.pictures.set(i, { text: message.texts[j], url: URL.createObjectURL(new Blob([buffers[j]], { type: "image/png" })) }));
+    for (const [i, { url }] of s.pictures) if (s.pictures.size > KEPT) { URL.revokeObjectURL(url); s.pictures.delete(i); } else break;
     tell(message.points ? "pictures" : "waiting");
   };
-  s.choose = (indices, mode) => {  // 'replace', 'add' or 'remove'
-    const now = mode === "replace" ? new Uint8Array(s.n) : s.chosen.slice();
-    for (const i of indices) now[i] = mode === "remove" ? 0 : 1;
-    model.set("selected", new DataView(Uint32Array.from({ length: s.n }, (_, i) => i).filter(i => now[i]).buffer));
-    model.set("page", 0);
-    model.save_changes();
-  };
-  s.readHidden(); s.read();
-  const points = () => { s.read(); tell("points"); };
-  let queued = false;
-  for (const name of ["xy", "codes", "hollow"]) model.on(`change:${name}`, () => { if (!queued) { queued = true; queueMicrotask(() => { queued = false; points(); }); } });
+
+  s.readHidden(); s.readPoints(); s.readSelected();
+  let queued = false;  // coordinates and codes may come together
+  const points = () => { queued = false; s.readPoints(); s.readSelected(); tell("points"); };
+  for (const name of ["xy", "codes", "hollow"]) model.on(`change:${name}`, () => { if (!queued) queueMicrotask(points); queued = true; });
   model.on("change:selected", () => { s.readSelected(); tell("selected"); });
   model.on("change:hidden", () => { s.readHidden(); tell("hidden"); });
   for (const name of ["legend", "panel", "busy", "page", "camera"]) model.on(`change:${name}`, () => tell(name));
   model.on("msg:custom", s.heard);
+  model.on("comm_live_update", () => { s.asked.clear(); s.lost = true; s.ask("ping"); tell("waiting"); });  // the kernel went away, or came back and will answer
   return s;
 }
 
-// ---- the canvas ----------------------------------------------------------------------------------------------------
+// ---- the plane ---------------------------------------------------------------------------------------------------------
 
-function plot(model, s, root) {
+function plane(model, s) {
   const canvas = make("canvas", { tabIndex: 0, aria: { role: "application" } }), ctx = canvas.getContext("2d", { alpha: false });
-  const card = make("div", { className: "card", hidden: true, aria: { live: "polite" } });
-  const el = make("div", { className: "plot" }, canvas, card);
-  const view = { el, canvas, mode: "lasso", cursor: -1, path: [] };
-  let width = 0, height = 0, ratio = 1, bitmap = null, drag = null, frame = 0, save = 0;
+  const card = make("div", { className: "card", hidden: true, aria: { live: "polite" } }), el = make("div", { className: "plot" }, canvas, card);
+  const view = { el, canvas, mode: "lasso", cursor: -1 };
+  let width = 0, height = 0, ratio = 1, bitmap = null, drag = null, path = [], frame = 0, save = 0;
 
-  const fitted = () => {
-    const { low, high } = s.grid, half = Math.max((high[1] - low[1]) / 2, (high[0] - low[0]) / 2 * height / width) * 1.08;
-    return s.n ? [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, half || 1] : [0, 0, 1];
-  };
-  const camera = () => model.get("camera").length ? model.get("camera") : fitted();
+  const whole = () => s.n ? [(s.low[0] + s.high[0]) / 2, (s.low[1] + s.high[1]) / 2, 1.08 * Math.max((s.high[1] - s.low[1]) / 2, (s.high[0] - s.low[0]) / 2 * height / width) || 1] : [0, 0, 1];
+  const camera = () => model.get("camera").length ? model.get("camera") : whole();  // middle, and half of the height
   const scale = () => height / 2 / camera()[2];
   const toPlane = ([x, y]) => { const [cx, cy] = camera(), k = scale(); return [cx + (x - width / 2) / k, cy - (y - height / 2) / k]; };
-  const toScreen = i => { const [cx, cy] = camera(), k = scale(); return [(s.xy[2 * i] - cx) * k + width / 2, height / 2 - (s.xy[2 * i + 1] - cy) * k]; };
+  const toScreen = ([x, y]) => { const [cx, cy] = camera(), k = scale(); return [(x - cx) * k + width / 2, height / 2 - (y - cy) * k]; };
+  const place = i => toScreen([s.xy[2 * i], s.xy[2 * i + 1]]);
   const look = (...camera) => {  // every view moves at once, the kernel hears of it when the movement rests
     model.set("camera", camera);
     clearTimeout(save);
     save = setTimeout(() => model.save_changes(), 200);
   };
+  view.pan = (dx, dy) => { const [cx, cy, half] = camera(), k = scale(); look(cx - dx / k, cy + dy / k, half); };
   view.zoom = (factor, at = [width / 2, height / 2]) => {
-    const [x, y] = toPlane(at), [cx, cy, half] = camera(), f = clamp(factor, fitted()[2] * 1e-4 / half, fitted()[2] * 4 / half);
+    const [x, y] = toPlane(at), [cx, cy, half] = camera(), full = whole()[2], f = clamp(factor, full * 1e-4 / half, full * 4 / half);
     look(x + (cx - x) * f, y + (cy - y) * f, half * f);
   };
-  view.pan = (dx, dy) => { const [cx, cy, half] = camera(), k = scale(); look(cx - dx / k, cy + dy / k, half); };
   view.fit = () => { model.set("camera", []); model.save_changes(); };
 
-  const styles = () => {  // colours and shapes by code, for this theme
-    const computed = getComputedStyle(el), back = rgb(computed.backgroundColor), front = rgb(computed.color);
-    const colour = c => c === "#000000" ? front : rgb(c);
-    const { entries, colours } = model.get("legend");
-    const looks = colours ? [...colours, GREY].map(c => [colour(c), 0]) : entries.map(e => [colour(e.colour), e.shape]);
-    return { back, front, looks };
-  };
-
   function draw() {
+    const started = performance.now(), { entries, colours, labelled } = model.get("legend"), [W, H] = [canvas.width, canvas.height];
     frame = 0;
-    const started = performance.now();
     if (!width) return;
-    if (bitmap?.width !== canvas.width || bitmap?.height !== canvas.height) bitmap = ctx.createImageData(canvas.width, canvas.height);
-    const { back, front, looks } = styles(), [W, H] = [canvas.width, canvas.height];
-    const pixels = new Uint32Array(bitmap.data.buffer).fill(packed(back));
-    const [cx, cy, half] = camera(), k = H / 2 / half, some = s.selected.length > 0;
-    const radius = ratio * clamp(60 / Math.sqrt(s.n || 1), 1.7, 5) * clamp((fitted()[2] / half) ** 0.3, 0.8, 2.2);
-    for (const pass of some ? [0, 1] : [1]) {
-      const stamps = looks.map(([colour, shape]) => [0, 1].map(hollow => {
-        const seen = pass ? colour : mix(colour, back, FADE);
-        return { ...stamp(shape, radius * (hollow ? 1.4 : 1) * (some && pass ? 1.25 : 1), hollow), ink: packed(seen) };
-      }));
+    if (bitmap?.width !== W || bitmap?.height !== H) bitmap = ctx.createImageData(W, H);
+    const theme = getComputedStyle(el), back = rgb(theme.backgroundColor), front = rgb(theme.color), ink = colour => colour === "#000000" ? front : rgb(colour);
+    const looks = colours ? [...colours, GREY].map(c => [ink(c), 0]) : entries.map(e => [ink(e.colour), e.shape]);
+    const pixels = new Uint32Array(bitmap.data.buffer).fill(packed(back)), [cx, cy, half] = camera(), k = H / 2 / half, some = s.selected.length > 0;
+    const radius = ratio * clamp(60 / Math.sqrt(s.n), 1.7, 5) * clamp((whole()[2] / half) ** 0.3, 0.8, 2.2);
+    for (const pass of some ? [0, 1] : [1]) {  // what is selected comes on top, the rest fades
+      const stamps = looks.map(([colour, shape]) => [0, 1].map(hollow => ({ ink: packed(pass ? colour : mixed(colour, back, FADE)), ...stamp(shape, radius * (hollow ? 1.4 : 1) * (some && pass ? 1.25 : 1), hollow) })));
       for (let i = 0; i < s.n; i++) {
         if (some && s.chosen[i] !== pass || !s.visible(i)) continue;
-        const { dx, dy, cover, reach, ink } = stamps[s.codes[i]][s.hollow[i]];
-        const x = Math.round((s.xy[2 * i] - cx) * k + W / 2), y = Math.round(H / 2 - (s.xy[2 * i + 1] - cy) * k);
+        const { ink, dx, dy, cover, reach } = stamps[s.codes[i]][s.hollow[i]], x = Math.round((s.xy[2 * i] - cx) * k + W / 2), y = Math.round(H / 2 - (s.xy[2 * i + 1] - cy) * k);
         if (!(x >= reach && y >= reach && x < W - reach && y < H - reach)) continue;
-        for (let j = 0, at = y * W + x; j < dx.length; j++) {
-          const p = at + dy[j] * W + dx[j];
-          pixels[p] = cover[j] === 256 ? ink : blend(pixels[p], ink, cover[j]);
+        for (let j = 0; j < dx.length; j++) {
+          const p = (y + dy[j]) * W + x + dx[j];
+          pixels[p] = cover[j] === 256 ? ink : blended(pixels[p], ink, cover[j]);
         }
       }
     }
+    ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.putImageData(bitmap, 0, 0);
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const paint = c => `rgb(${c})`;
-    if (model.get("legend").labelled) drawLabels(paint(front), paint(back));
-    if (view.path.length) {
-      ctx.beginPath(); view.path.forEach(p => ctx.lineTo(...p)); ctx.closePath();
-      ctx.strokeStyle = paint(front); ctx.setLineDash([4, 3]); ctx.lineWidth = 1.5; ctx.stroke(); ctx.setLineDash([]);
-    }
-    if (view.cursor >= 0 && view.cursor < s.n) {
-      ctx.beginPath(); ctx.arc(...toScreen(view.cursor), radius / ratio + 5, 0, 7);
-      for (const [w, c] of [[4, back], [2, front]]) { ctx.lineWidth = w; ctx.strokeStyle = paint(c); ctx.stroke(); }
-    }
-    ctx.setTransform(1, 0, 0, 1, 0, 0);
+    drawOver(`rgb(${front})`, `rgb(${back})`, labelled ? entries.filter((e, code) => e.at && !s.off[code]) : [], radius / ratio);
     canvas.dataset.ms = (performance.now() - started).toFixed(1);
   }
 
-  function drawLabels(front, back) {  // each cluster's name where its visible points have their middle
-    const { entries } = model.get("legend"), sums = entries.map(() => [0, 0, 0]), [cx, cy] = camera(), k = scale();
-    for (let i = 0; i < s.n; i++) if (s.visible(i) && !s.hollow[i]) { const t = sums[s.codes[i]]; t[0] += s.xy[2 * i]; t[1] += s.xy[2 * i + 1]; t[2]++; }
+  function drawOver(front, back, labels, radius) {  // names of clusters, the lasso, the ring
     Object.assign(ctx, { font: "600 12px system-ui, sans-serif", textAlign: "center", textBaseline: "middle", lineWidth: 4, strokeStyle: back, fillStyle: front, lineJoin: "round" });
-    entries.forEach(({ name }, code) => {
-      const [x, y, n] = sums[code];
-      if (!n || !name) return;
-      const at = [(x / n - cx) * k + width / 2, height / 2 - (y / n - cy) * k];
-      ctx.strokeText(name, ...at); ctx.fillText(name, ...at);
-    });
+    for (const { name, at } of labels) { ctx.strokeText(name, ...toScreen(at)); ctx.fillText(name, ...toScreen(at)); }
+    const outline = (width, colour, dash = []) => { Object.assign(ctx, { lineWidth: width, strokeStyle: colour }); ctx.setLineDash(dash); ctx.stroke(); };
+    ctx.beginPath(); path.forEach(p => ctx.lineTo(...p)); ctx.closePath(); outline(1.5, front, [4, 3]);
+    if (view.cursor < 0 || view.cursor >= s.n) return;
+    ctx.beginPath(); ctx.arc(...place(view.cursor), radius + 5, 0, 7); outline(4, back); outline(2, front);
   }
 
   view.redraw = () => { frame ||= requestAnimationFrame(draw); };
-  view.move = (i, quiet) => { view.cursor = i; view.redraw(); if (!quiet) view.showCard(); };
+  view.ring = (i, quiet) => { view.cursor = i; view.redraw(); if (!quiet) view.showCard(); };
   view.showCard = () => {
     const i = view.cursor;
-    card.hidden = i < 0 || i >= s.n;
-    if (card.hidden) return;
+    if (card.hidden = i < 0 || i >= s.n) return;
     s.want([i]);
-    const { url, text } = s.pictures.get(i), { entries } = model.get("legend"), label = entries?.[s.codes[i]]?.label;
-    card.replaceChildren(url ? make("img", { src: url, alt: text }) : make("div", { className: "spin" }), make("div", { textContent: [text, label, s.hollow[i] ? "object image" : ""].filter(Boolean).join(" · ") }));
+    const { url, text } = s.pictures.get(i), words = [text, model.get("legend").entries?.[s.codes[i]]?.label, s.hollow[i] && "object image"].filter(Boolean).join(" · "), [x, y] = place(i);
+    card.replaceChildren(url ? make("img", { src: url, alt: text }) : make("div", { className: "spin" }), words);
     card.dataset.point = i;
-    const [x, y] = toScreen(i);
     Object.assign(card.style, { left: `${clamp(x + 14, 0, width - 130)}px`, top: `${y > height - 150 ? Math.max(0, y - 160) : y + 12}px` });
   };
-  view.nearest = (at, reach = REACH) => s.grid.best(...toPlane(at), reach / scale(), (dx, dy, i) => s.visible(i) && Math.hypot(dx, dy) < reach / scale() ? Math.hypot(dx, dy) : Infinity);
-  view.step = (dx, dy) => {  // to the nearest point that way: the cheapest of distance and detour
-    const from = view.cursor >= 0 && view.cursor < s.n && s.visible(view.cursor) ? view.cursor : -1;
-    if (from < 0) return view.move(view.nearest([width / 2, height / 2], width));
-    const ahead = (x, y, i) => { const along = x * dx + y * dy, aside = Math.abs(x * dy - y * dx); return i !== from && s.visible(i) && along > aside * 0.8 && along > 0 ? along + 2 * aside : Infinity; };
-    for (let reach = 20 / scale(); reach < 4 * fitted()[2] + 1e-9; reach *= 2) {
-      const found = s.grid.best(s.xy[2 * from], s.xy[2 * from + 1], reach, ahead);
-      if (found >= 0) { view.move(found); const [x, y] = toScreen(found); if (x < 0 || y < 0 || x > width || y > height) view.pan(width / 2 - x, height / 2 - y); return; }
-    }
+  view.nearest = (at, reach = REACH) => { const [a, b] = toPlane(at), most = (reach / scale()) ** 2; return s.best((x, y) => { const d = (x - a) ** 2 + (y - b) ** 2; return d < most ? d : Infinity; }); };
+  view.step = (dx, dy) => {  // the ring goes to the point that way which is least far and least aside
+    const from = view.cursor >= 0 && view.cursor < s.n && s.visible(view.cursor) ? view.cursor : -1, [a, b] = [s.xy[2 * from], s.xy[2 * from + 1]];
+    const found = from < 0 ? view.nearest([width / 2, height / 2], Infinity) : s.best((x, y) => {
+      const along = (x - a) * dx + (y - b) * dy, aside = Math.abs((x - a) * dy - (y - b) * dx);
+      return along > 0.8 * aside && along > 0 ? along + 2 * aside : Infinity;
+    });
+    if (found < 0) return;
+    const [x, y] = place(found);
+    if (x < 0 || y < 0 || x > width || y > height) view.pan(width / 2 - x, height / 2 - y);
+    view.ring(found);
   };
+  view.cancel = () => { const was = path.length > 0; drag = null; path = []; view.redraw(); return was; };
 
   const position = e => { const box = canvas.getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; };
-  const modeOf = e => e.shiftKey ? "add" : e.altKey || e.ctrlKey || e.metaKey ? "remove" : "replace";
-  canvas.addEventListener("pointerdown", e => {
-    canvas.focus({ preventScroll: true });
-    canvas.setPointerCapture(e.pointerId);
-    drag = { from: position(e), at: position(e), pans: view.mode === "pan" || e.button > 0 };
-    card.hidden = true;
-    e.preventDefault();
-  });
-  canvas.addEventListener("pointermove", e => {
-    const at = position(e);
-    if (!drag) { const i = view.nearest(at); if (i !== view.cursor) view.move(i); return; }
-    if (drag.pans) view.pan(at[0] - drag.at[0], at[1] - drag.at[1]);
-    else { if (!view.path.length) view.path.push(drag.from); view.path.push(at); view.redraw(); }
-    drag.at = at;
-  });
-  canvas.addEventListener("pointerup", e => {
-    const { from, pans } = drag ?? {}, path = view.path;
-    drag = null; view.path = [];
-    if (!from || pans && view.mode === "lasso") return;
-    if (path.every(p => Math.hypot(p[0] - from[0], p[1] - from[1]) < 5)) {
-      const i = view.nearest(from);
-      if (i >= 0) { view.move(i); s.choose([i], modeOf(e)); } else view.redraw();
-    } else if (!pans) s.choose(view.within(path), modeOf(e));
-  });
-  view.within = path => {
-    const polygon = path.map(toPlane), low = [0, 1].map(k => Math.min(...polygon.map(p => p[k]))), high = [0, 1].map(k => Math.max(...polygon.map(p => p[k]))), found = [];
-    for (let i = 0; i < s.n; i++) {
-      const x = s.xy[2 * i], y = s.xy[2 * i + 1];
-      if (x >= low[0] && x <= high[0] && y >= low[1] && y <= high[1] && s.visible(i) && inside(polygon, x, y)) found.push(i);
-    }
-    return found;
+  const mode = e => e.shiftKey ? "add" : e.altKey || e.ctrlKey || e.metaKey ? "remove" : "replace";
+  const enclosed = corners => s.where(i => s.visible(i) && inside(corners, s.xy[2 * i], s.xy[2 * i + 1]));
+  const handlers = {
+    pointerdown(e) {
+      e.preventDefault();
+      canvas.focus({ preventScroll: true });
+      canvas.setPointerCapture(e.pointerId);
+      card.hidden = true;
+      drag = { from: position(e), at: position(e), pans: view.mode === "pan" || e.button > 0 };
+    },
+    pointermove(e) {
+      const at = position(e);
+      if (!drag) { const i = view.nearest(at); if (i !== view.cursor) view.ring(i); return; }
+      if (drag.pans) view.pan(at[0] - drag.at[0], at[1] - drag.at[1]); else { path.push(at); view.redraw(); }
+      drag = { ...drag, at, moved: drag.moved || Math.hypot(at[0] - drag.from[0], at[1] - drag.from[1]) > 4 };
+    },
+    pointerup(e) {
+      const { from, pans, moved } = drag ?? {}, corners = [from, ...path];
+      view.cancel();
+      if (!from || e.button > 0) return;
+      const picked = moved ? -1 : view.nearest(from);
+      if (picked >= 0) { view.ring(picked); s.choose([picked], mode(e)); }
+      if (moved && !pans) s.choose(enclosed(corners.map(toPlane)), mode(e));
+    },
+    pointercancel: view.cancel,
+    pointerleave() { if (!drag) view.ring(-1); },
+    contextmenu(e) { e.preventDefault(); },
+    wheel(e) {  // without focus, the wheel scrolls the notebook
+      if (document.activeElement !== canvas && !e.ctrlKey) return;
+      e.preventDefault();
+      view.zoom(Math.exp(clamp(e.deltaY, -300, 300) * (e.deltaMode ? 0.05 : 0.0015)), position(e));
+    },
   };
-  view.cancel = () => { const was = view.path.length > 0; drag = null; view.path = []; view.redraw(); return was; };
-  canvas.addEventListener("pointercancel", view.cancel);
-  canvas.addEventListener("pointerleave", () => { if (!drag) view.move(-1); });
-  canvas.addEventListener("contextmenu", e => e.preventDefault());
-  canvas.addEventListener("wheel", e => {  // without focus the wheel scrolls the notebook
-    if (document.activeElement !== canvas && !e.ctrlKey) return;
-    e.preventDefault();
-    view.zoom(Math.exp(clamp(e.deltaY, -300, 300) * (e.deltaMode ? 0.05 : 0.0015)), position(e));
-  }, { passive: false });
+  for (const [name, f] of Object.entries(handlers)) canvas.addEventListener(name, f, { passive: false });
 
   const sized = new ResizeObserver(() => {
     ({ width, height } = el.getBoundingClientRect());
@@ -318,146 +257,135 @@ function plot(model, s, root) {
   });
   sized.observe(el);
   const theme = new MutationObserver(view.redraw);
-  theme.observe(document.body, { attributes: true });
-  theme.observe(document.documentElement, { attributes: true });
+  for (const node of [document.body, document.documentElement]) theme.observe(node, { attributes: true });
   view.end = () => { sized.disconnect(); theme.disconnect(); cancelAnimationFrame(frame); clearTimeout(save); };
   return view;
 }
 
 // ---- buttons, legend, thumbnails, keys ---------------------------------------------------------------------------------
 
-function render({ model, el, s }) {
-  const panel = () => model.get("panel"), set = (name, value) => { model.set(name, value); model.save_changes(); };
-  const button = (text, title, click, more = {}) => make("button", { type: "button", textContent: text, title, on: { click }, ...more });
-  const act = (action, content) => () => s.ask(action, content?.());
-  const root = make("div", { className: "bgcs-explorer", aria: { role: "group", label: "Clusters of backgrounds" } });
-  const view = plot(model, s, root);
-
-  const by = make("select", { title: "Colour by", on: { change: () => s.ask("color_by", { column: by.value }) } });
-  const objects = make("input", { type: "checkbox", on: { change: () => s.ask("show_objects", { on: objects.checked }) } });
-  const modes = ["lasso", "pan"].map(mode => button(mode === "lasso" ? "Lasso" : "Pan", mode === "lasso" ? "Dragging selects; Shift adds, Alt takes away" : "Dragging moves the plane", () => { view.mode = mode; modesPressed(); }));
-  const modesPressed = () => { modes.forEach((b, i) => b.setAttribute("aria-pressed", view.mode === ["lasso", "pan"][i])); view.canvas.classList.toggle("pan", view.mode === "pan"); };
-  const undo = button("Undo", "Ctrl+Z", act("undo")), redo = button("Redo", "Ctrl+Shift+Z", act("redo"));
-  const merge = button("Merge", "All clusters of the selected images become one", act("merge"));
-  const parts = make("input", { type: "number", value: 2, min: 2, max: 20, title: "Number of parts" });
-  const split = button("Split into", "Split the cluster of the selected images into parts that are alike", act("split", () => ({ n: +parts.value })));
-  const splitOff = button("Split off", "Make the selected images of a cluster a cluster of their own", act("split_off"));
-  const name = make("input", { type: "text", placeholder: "name", title: "New name", on: { keydown: e => { if (e.key === "Enter") rename.click(); } } });
-  const rename = button("Rename", "Rename the cluster of the selected images", act("rename", () => ({ name: name.value })));
-  const drop = button("Drop", "Take the clusters of the selected images out of training", act("drop"));
-  const target = make("select", { title: "Where to" });
-  const move = button("Move to", "Move the selected images, and only them", act("move", () => ({ to: +target.value })));
-  const folder = make("input", { type: "text", value: "clusterer", title: "A folder for the clusterer, or a .json file for the edits alone" });
-  const exported = make("input", { type: "text", value: "selection", title: "A folder for the selected images, or a .csv file for a table of them" });
+function render({ model, el }, s) {
+  const set = (name, value) => { model.set(name, value); model.save_changes(); };
+  const button = (textContent, title, click, more = {}) => make("button", { type: "button", textContent, title, on: { click }, ...more });
+  const act = (textContent, title, action, content) => button(textContent, title, () => s.ask(action, content?.()));
+  const field = (type, value, title, more = {}) => make("input", { type, value, title, ...more });
   const group = (...children) => make("span", { className: "group" }, ...children);
-  const view_bar = make("div", { className: "bar", aria: { role: "toolbar", label: "View" } }, make("label", {}, "Colour by ", by), make("label", {}, objects, " Object images"),
-    group(...modes), group(button("−", "Zoom out (-)", () => view.zoom(1.5)), button("+", "Zoom in (+)", () => view.zoom(1 / 1.5)), button("Fit", "Show all (0)", view.fit)),
-    group(undo, redo), group(button("Save", "Save the clusterer with its edits", act("save", () => ({ to: folder.value }))), folder));
-  const edit_bar = make("div", { className: "bar", aria: { role: "toolbar", label: "Mend" } }, merge, group(split, parts), splitOff, group(rename, name), drop, group(move, target));
-  const send = button("Export", "Write the selected images, or a table of them", act("export", () => ({ to: exported.value })));
-  edit_bar.append(group(send, exported));
+  const bar = (label, ...children) => make("div", { className: "bar", aria: { role: "toolbar", label } }, ...children);
+  const view = plane(model, s);
 
+  const by = make("select", { on: { change: () => s.ask("color_by", { column: by.value }) } });
+  const objects = make("input", { type: "checkbox", on: { change: () => s.ask("show_objects", { on: objects.checked }) } });
+  const modes = { lasso: button("Lasso", "Dragging selects; Shift adds, Alt takes away", () => drags("lasso")), pan: button("Pan", "Dragging moves the plane", () => drags("pan")) };
+  const drags = mode => { view.mode = mode; view.canvas.classList.toggle("pan", mode === "pan"); for (const name in modes) modes[name].setAttribute("aria-pressed", name === mode); };
+  const undo = act("Undo", "", "undo"), redo = act("Redo", "", "redo");
+  const home = field("text", "clusterer", "A folder for the clusterer, or a .json file for the edits alone"), save = act("Save", "Save the clusterer with its edits", "save", () => ({ to: home.value }));
+  const merge = act("Merge", "All clusters of the selected images become one", "merge");
+  const parts = field("number", 2, "Number of parts", { min: 2, max: 20 }), split = act("Split into", "Split the cluster of the selected images into parts that are alike", "split", () => ({ n: +parts.value }));
+  const splitOff = act("Split off", "Make the selected images of a cluster, and what is like them, a cluster of their own", "split_off");
+  const name = field("text", "", "New name", { placeholder: "name", on: { keydown: e => { if (e.key === "Enter") rename.click(); } } }), rename = act("Rename", "Rename the cluster of the selected images", "rename", () => ({ name: name.value }));
+  const drop = act("Drop", "Take the clusters of the selected images out of training", "drop");
+  const target = make("select", { title: "Where to" }), move = act("Move to", "Move the selected images, and only them", "move", () => ({ to: +target.value }));
+  const out = field("text", "selection", "A folder for the selected images, or a .csv file for a table of them"), send = act("Export", "Write the selected images, or a table of them", "export", () => ({ to: out.value }));
+
+  const stale = make("div", { className: "stale", aria: { role: "alert" }, textContent: "No kernel stands behind this view: it was restarted or closed, and nothing here changes anything. Run the cell again." });
   const legend = make("div", { className: "legend", aria: { role: "group", label: "Legend" } });
-  const pager = make("span"), title = make("strong");
-  const turn = by => set("page", clamp(model.get("page") + by, 0, pages() - 1));
+  const title = make("strong"), pager = make("span");
   const earlier = button("‹", "Earlier images (Page Up)", () => turn(-1)), later = button("›", "Later images (Page Down)", () => turn(1)), none = button("Clear", "Select nothing (Escape)", () => s.choose([], "replace"));
   const thumbs = make("div", { className: "thumbs", tabIndex: 0, aria: { role: "listbox", label: "Selected images" } });
   const said = make("div", { className: "said", aria: { role: "status", live: "polite" } });
-  const busy = make("div", { className: "busy", hidden: true, aria: { role: "status" } }), stop = button("Stop", "Keep what is shown", act("stop"));
-  const stale = make("div", { className: "stale", textContent: "No kernel stands behind this view: it was restarted or closed, and nothing here changes anything. Run the cell again." });
+  const busy = make("div", { className: "busy", hidden: true, aria: { role: "status" } }), stop = act("Stop", "Keep what is shown", "stop");
   view.el.append(busy);
-  root.append(stale, view_bar, edit_bar, make("div", { className: "body" }, view.el, make("div", { className: "side" }, legend, make("div", { className: "bar" }, title, make("span", { className: "group push" }, earlier, pager, later, none)), thumbs)), said);
+  const root = make("div", { className: "bgcs-explorer", aria: { role: "group", label: "Clusters of backgrounds" } }, stale,
+    bar("View", make("label", {}, "Colour by ", by), make("label", {}, objects, " Object images"), group(modes.lasso, modes.pan),
+      group(button("−", "Zoom out (-)", () => view.zoom(1.5)), button("+", "Zoom in (+)", () => view.zoom(1 / 1.5)), button("Fit", "Show all (0)", view.fit)), group(undo, redo), group(save, home)),
+    bar("Mend", merge, group(split, parts), splitOff, group(rename, name), drop, group(move, target), group(send, out)),
+    make("div", { className: "body" }, view.el, make("div", { className: "side" }, legend, make("div", { className: "bar" }, title, make("span", { className: "group push" }, earlier, pager, later, none)), thumbs)), said);
   el.append(root);
 
-  const per = () => model.get("per_page"), pages = () => Math.max(1, Math.ceil(s.selected.length / per()));
-  const look = i => { const { entries, colours } = model.get("legend"); return entries?.[s.codes[i]]?.colour.replace("#000000", "var(--front)") ?? colours?.[s.codes[i]] ?? GREY; };
-  const options = (select, pairs, value) => { select.replaceChildren(...pairs.map(([value, text]) => make("option", { value, textContent: text }))); if (value !== undefined) select.value = value; };
+  const per = () => model.get("per_page"), pages = () => Math.max(1, Math.ceil(s.selected.length / per())), turn = by => set("page", clamp(model.get("page") + by, 0, pages() - 1));
+  const ink = colour => colour === "#000000" ? "var(--front)" : colour;
+  const options = (select, pairs, value) => { select.replaceChildren(...pairs.map(([value, textContent]) => make("option", { value, textContent }))); if (pairs.some(([v]) => `${v}` === value)) select.value = value; };
 
   function showLegend() {
-    const { title, entries, colours, low, high } = model.get("legend"), hidden = new Set(model.get("hidden"));
-    if (colours) return legend.replaceChildren(make("div", { textContent: title }), make("div", { className: "bar" }, low, make("div", { className: "scale", style: { background: `linear-gradient(90deg, ${colours.join()})` } }), high));
-    const focused = [...legend.querySelectorAll("button")].indexOf(document.activeElement);
-    legend.replaceChildren(...entries.map(({ label, colour, shape, count }, code) => make("div", { className: "bar" },
-      make("button", { type: "button", className: "entry", title: "Show or hide", aria: { pressed: !hidden.has(code) }, on: { click: () => set("hidden", hidden.has(code) ? [...hidden].filter(k => k !== code) : [...hidden, code]) } },
-        make("span", { className: "mark", textContent: MARKS[shape], style: { color: colour.replace("#000000", "var(--front)") } }), label + " ", make("span", { className: "count", textContent: count.toLocaleString() })),
-      button("select", `Select ${label}`, e => s.choose(members(code), e.shiftKey ? "add" : e.altKey ? "remove" : "replace"), { className: "only" }))));
-    if (focused >= 0) legend.querySelectorAll("button")[focused]?.focus();
+    const { title, entries, colours, low, high } = model.get("legend"), hidden = model.get("hidden"), focused = [...legend.querySelectorAll("button")].indexOf(document.activeElement);
+    if (colours) return legend.replaceChildren(title, make("div", { className: "bar" }, low, make("div", { className: "scale", style: { background: `linear-gradient(90deg, ${colours.join()})` } }), high));
+    legend.replaceChildren(...entries.map(({ label, colour, shape, count }, code) => {
+      const off = hidden.includes(code), toggle = () => set("hidden", off ? hidden.filter(k => k !== code) : [...hidden, code]);
+      const pick = e => s.choose(s.where(i => s.codes[i] === code), e.shiftKey ? "add" : e.altKey ? "remove" : "replace");
+      return make("div", { className: "bar" },
+        make("button", { type: "button", className: "entry", title: off ? "Show" : "Hide", aria: { pressed: !off }, on: { click: toggle } }, make("span", { className: "mark", textContent: MARKS[shape], style: { color: ink(colour) } }), `${label} `, make("span", { className: "count", textContent: count.toLocaleString() })),
+        button("select", "Select these images; Shift adds, Alt takes away", pick, { className: "only", ariaLabel: `Select ${label}` }));
+    }));
+    legend.querySelectorAll("button")[focused]?.focus();
   }
-  const members = code => Uint32Array.from({ length: s.n }, (_, i) => i).filter(i => s.codes[i] === code);
 
   function showPanel() {
-    const { columns, by: column, clusters, touched, undo: undone, redo: redone, said: text, wrong, objects: has, showing } = panel();
+    const { columns = [], by: column, clusters = [], names, touched = [], undo: undone, redo: redone, said: text, wrong, objects: some, showing } = model.get("panel"), one = touched.length === 1, any = s.selected.length > 0;
     options(by, columns.map(c => [c, c]), column);
-    const kept = target.value;
-    options(target, [...clusters, [-1, "no cluster"]]);
-    if ([...target.options].some(o => o.value === kept)) target.value = kept;
-    const called = new Map(clusters), names = touched.map(k => called.get(k)), one = touched.length === 1;
-    merge.textContent = touched.length > 1 ? `Merge ${names.join(" + ")}` : "Merge"; drop.textContent = touched.length ? `Drop ${names.join(", ")}` : "Drop";
-    for (const [b, on] of [[merge, touched.length > 1], [split, one], [splitOff, one], [rename, one], [drop, touched.length], [move, s.selected.length], [send, s.selected.length], [undo, undone], [redo, redone]]) b.disabled = !on;
+    options(target, [...clusters, [-1, "no cluster"]], target.value);
+    merge.textContent = touched.length > 1 ? `Merge ${touched.map(k => names[k]).join(" + ")}` : "Merge";
+    drop.textContent = touched.length ? `Drop ${touched.map(k => names[k]).join(", ")}` : "Drop";
+    for (const [b, on] of [[merge, touched.length > 1], [split, one], [splitOff, one], [rename, one], [drop, touched.length], [move, any], [send, any], [undo, undone], [redo, redone], [objects, some]]) b.disabled = !on;
     undo.title = undone ? `Undo: ${undone} (Ctrl+Z)` : "Nothing to undo"; redo.title = redone ? `Redo: ${redone} (Ctrl+Shift+Z)` : "Nothing to redo";
-    objects.disabled = !has; objects.checked = showing;
+    objects.checked = showing;
     said.textContent = text; said.classList.toggle("wrong", wrong);
     view.canvas.setAttribute("aria-label", `Plane of ${s.n} images. Arrows go from point to point, Enter selects, Shift and arrows move the plane, plus and minus zoom.`);
   }
 
   function showThumbs() {
-    const n = s.selected.length, page = clamp(model.get("page"), 0, pages() - 1), shown = [...s.selected.subarray(page * per(), (page + 1) * per())];
+    const n = s.selected.length, page = clamp(model.get("page"), 0, pages() - 1), shown = [...s.selected.subarray(page * per(), (page + 1) * per())], { entries, colours } = model.get("legend");
     title.textContent = n ? `${n.toLocaleString()} selected` : "Nothing selected";
     pager.textContent = n ? `${page + 1} / ${pages()}` : "";
     earlier.disabled = page === 0; later.disabled = page >= pages() - 1; none.disabled = !n;
     s.want(shown);
     thumbs.replaceChildren(...shown.map(i => {
-      const { url, text = "" } = s.pictures.get(i) ?? {}, current = i === view.cursor;
-      return make("div", { className: `thumb${s.hollow[i] ? " object" : ""}${current ? " current" : ""}`, title: text, style: { borderColor: look(i) }, aria: { role: "option", selected: current },
-        on: { click: () => { view.move(i, true); showThumbs(); } } }, url ? make("img", { src: url, alt: text }) : "");
+      const { url, text = "" } = s.pictures.get(i) ?? {}, current = i === view.cursor, borderColor = ink((colours ?? entries.map(e => e.colour))[s.codes[i]] ?? GREY);
+      return make("div", { className: `thumb${s.hollow[i] ? " object" : ""}${current ? " current" : ""}`, title: text, style: { borderColor }, aria: { role: "option", selected: current }, on: { click: () => { view.ring(i, true); showThumbs(); } } }, url ? make("img", { src: url, alt: text }) : "");
     }));
-    if (!n) thumbs.append(make("div", { className: "empty", textContent: s.n ? "Draw around points to see their images. Shift adds, Alt takes away; a click picks one point. The wheel zooms once the plane is clicked." : "There are no images to show." }));
+    if (!n) thumbs.append(make("div", { className: "empty", textContent: "Draw around points to see their images. Shift adds, Alt takes away; a click picks one point. The wheel zooms once the plane is clicked." }));
   }
 
   function showBusy() {
-    const waits = s.waiting(), kernel = waits > GIVE_UP ? "The kernel does not answer: it is busy with another cell, or was restarted" : waits > PATIENCE ? "Waiting for the kernel …" : "";
-    busy.hidden = !(model.get("busy") || kernel);
-    busy.replaceChildren(make("span", { className: "spin" }), model.get("busy") || kernel, ...model.get("busy") ? [stop] : []);
+    const waits = s.waiting(), work = model.get("busy"), text = work || (waits > GIVE_UP ? "The kernel does not answer: it is busy with another cell, or was restarted" : waits > PATIENCE ? "Waiting for the kernel …" : "");
+    busy.hidden = !text || s.lost;
+    stale.hidden = !s.lost;
+    busy.replaceChildren(make("span", { className: "spin" }), text, ...work ? [stop] : []);
   }
 
-  const showers = { points: [showLegend, showPanel, showThumbs, view.redraw], selected: [showPanel, showThumbs, view.redraw], hidden: [showLegend, view.redraw], legend: [showLegend, showThumbs, view.redraw],
-    panel: [showPanel], page: [showThumbs], camera: [view.redraw], pictures: [showThumbs, view.showCard, showBusy], busy: [showBusy], waiting: [showBusy] };
-  const listener = what => showers[what].forEach(f => f());
-  s.listeners.add(listener);
+  const redraw = view.redraw, updates = { points: [showPanel, showThumbs, redraw], selected: [showPanel, showThumbs, redraw], hidden: [showLegend, redraw], legend: [showLegend, showThumbs, redraw], panel: [showPanel], page: [showThumbs],
+    camera: [redraw], pictures: [showThumbs, view.showCard, showBusy], busy: [showBusy], waiting: [showBusy] };
+  const update = what => updates[what].forEach(f => f());
+  s.listeners.add(update);
 
-  const along = step => {  // through the selection, a page at a time where one ends
-    const at = s.selected.indexOf(view.cursor), next = clamp(at < 0 ? model.get("page") * per() : at + step, 0, s.selected.length - 1);
+  const along = by => {  // the ring goes through the selection, and pages turn with it
+    const at = s.selected.indexOf(view.cursor), next = clamp(at < 0 ? model.get("page") * per() : at + by, 0, s.selected.length - 1);
     if (!s.selected.length) return;
-    view.move(s.selected[next], true);
-    if (Math.floor(next / per()) !== model.get("page")) set("page", Math.floor(next / per())); else showThumbs();
+    view.ring(s.selected[next], true);
+    set("page", Math.floor(next / per()));
+    showThumbs();
   };
-  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   const toggle = () => { if (view.cursor >= 0) s.choose([view.cursor], s.chosen[view.cursor] ? "remove" : "add"); };
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   function reaction(e) {  // to a key, or nothing if it is not ours
-    const key = e.key.length === 1 ? e.key.toLowerCase() : e.key, typing = e.target.matches("input[type=text], input[type=number], select"), arrow = arrows[key];
-    if (e.ctrlKey || e.metaKey) return typing ? null : key === "z" ? (e.shiftKey ? redo : undo) : key === "y" ? redo : null;
+    const key = e.key.length === 1 ? e.key.toLowerCase() : e.key, typing = e.target.matches("input:not([type=checkbox]), select"), arrow = arrows[key];
+    if (e.ctrlKey || e.metaKey) return typing ? null : { z: () => (e.shiftKey ? redo : undo).click(), y: () => redo.click() }[key];
     if (key === "Escape") return () => { if (!view.cancel()) s.choose([], "replace"); };
     if (typing) return null;
     if (key === "PageUp" || key === "PageDown") return () => turn(key === "PageUp" ? -1 : 1);
-    if (e.target === thumbs) return arrow ? () => along(arrow[0] || -6 * arrow[1]) : key === "Enter" || key === "Delete" ? toggle : null;
+    if (e.target === thumbs) return arrow ? () => along(arrow[0] || -6 * arrow[1]) : { Enter: toggle, Delete: toggle }[key];
     if (e.target !== view.canvas) return null;
     if (arrow) return () => e.shiftKey ? view.pan(-60 * arrow[0], 60 * arrow[1]) : view.step(...arrow);
     return { Enter: toggle, "+": () => view.zoom(1 / 1.5), "=": () => view.zoom(1 / 1.5), "-": () => view.zoom(1.5), 0: view.fit }[key];
   }
-  root.addEventListener("keydown", e => {
-    const f = reaction(e);
-    if (!f) return;
-    e.preventDefault(); e.stopPropagation();
-    if (typeof f === "function") f(); else if (!f.disabled) f.click();
-  });
-  const claim = e => root.toggleAttribute("data-lm-suppress-shortcuts", root.contains(e.target) && (e.target.matches("input, select") || !!reaction(e)));  // JupyterLab's own shortcuts come first otherwise
+  root.addEventListener("keydown", e => { const f = reaction(e); if (f) { e.preventDefault(); e.stopPropagation(); f(); } });
+  const claim = e => root.toggleAttribute("data-lm-suppress-shortcuts", root.contains(e.target) && (!(e.ctrlKey || e.metaKey) || !!reaction(e)));  // JupyterLab's shortcuts come first otherwise
   window.addEventListener("keydown", claim, true);
 
-  modesPressed(); showLegend(); showPanel(); showThumbs(); showBusy();
-  return () => { s.listeners.delete(listener); window.removeEventListener("keydown", claim, true); view.end(); };
+  drags("lasso"); showLegend(); showPanel(); showThumbs(); showBusy();
+  return () => { s.listeners.delete(update); window.removeEventListener("keydown", claim, true); view.end(); };
 }
 
 export default () => {
   let s;
-  return { initialize({ model }) { s = shared(model); }, render({ model, el }) { return render({ model, el, s }); } };
+  return { initialize({ model }) { s = shared(model); }, render(context) { return render(context, s); } };
 };

@@ -29,6 +29,7 @@ import traitlets as T
 from IPython.display import display
 from ipywidgets.widgets.trait_types import CByteMemoryView
 from matplotlib import colormaps
+from matplotlib.path import Path as Outline
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from tqdm.auto import tqdm
@@ -41,8 +42,9 @@ from .widgets import COLOURS
 
 # %% auto #0
 __all__ = ['GREY', 'SHAPES', 'principal_components', 'umap_plane', 'plot_plane', 'place', 'Points', 'background_points',
-           'object_points', 'intensity_limits', 'picture_of', 'Colouring', 'colour_classes', 'colour_numbers',
-           'colour_column', 'separating', 'described', 'ClusterEditor', 'write_images', 'PointsView', 'ClusterExplorer']
+           'object_points', 'intensity_limits', 'picture_of', 'Colouring', 'colour_classes', 'densest',
+           'colour_numbers', 'colour_column', 'separating', 'described', 'ClusterEditor', 'write_images', 'PointsView',
+           'ClusterExplorer']
 
 # %% ../nbs/26_explorer.ipynb #1d733cf6
 def principal_components(
@@ -257,6 +259,19 @@ def colour_classes(
     look = lambda i: {"colour": GREY, "shape": SHAPES} if i < 0 else {"colour": COLOURS[i % len(COLOURS)], "shape": i // len(COLOURS) % SHAPES}
     entries = [{"label": labels[key], "name": (names or {}).get(key, ""), "count": int(count), **look(ranks[key])} for key, count in zip(keys, counts)]
     return Colouring(codes.astype(np.uint16), keys, {"title": title, "entries": entries, "labelled": names is not None})
+
+def densest(
+    xy: np.ndarray,  # `(n, 2)`
+    codes: np.ndarray,  # `(n,)` classes, from 0
+    n_classes: int,
+    side: int = 12,  # the plane is cut into so many cells a side
+) -> list:  # for each class `[x, y]`, or None if it has no points
+    "Where each class lies densest, to write its name there: the mean of its points in the cell that has most of them."
+    size = (np.ptp(xy, axis=0).max() or 1) / side
+    cells = np.minimum((xy - xy.min(0)) // size, side - 1).astype(np.int64) @ [side, 1] + codes.astype(np.int64) * side ** 2
+    counts, *sums = (np.bincount(cells, weights, n_classes * side ** 2).reshape(n_classes, -1) for weights in (None, xy[:, 0], xy[:, 1]))
+    fullest = np.arange(n_classes), counts.argmax(1)
+    return [[float(x / n), float(y / n)] if n else None for n, x, y in zip(counts[fullest], *(total[fullest] for total in sums))]
 
 def colour_numbers(
     values: np.ndarray,  # `(n,)` numbers; NaN: none
@@ -474,7 +489,7 @@ class ClusterEditor:
     def table(self) -> pd.DataFrame:  # its index: numbers in the set
         "A row for each point: name, kind, cluster, confidence, source and place where known, the columns given, and whether it is selected."
         p, data = self.points, self.data
-        found = {"name": p.names, "kind": np.where(p.presence, "object", "background-only"), "cluster": self.clusters, "cluster name": [self.called(k) for k in self.clusters.tolist()], "confidence": p.confidence}
+        found = {"name": p.names, "kind": np.where(p.presence, "object", "background-only"), "cluster": self.clusters, "cluster name": pd.Series(self.clusters).map({k: self.called(k) for k in np.unique(self.clusters).tolist()}).to_numpy(), "confidence": p.confidence}
         if data.source is not None: found["source"] = data.source[p.numbers]
         if data.places is not None: found |= {name: data.places[p.numbers, i] for i, name in enumerate(("top", "left"))}
         return pd.DataFrame(found | {name: self.columns[name].to_numpy()[p.numbers] for name in self.columns} | {"selected": self.chosen}, index=pd.Index(p.numbers, name="number"))
@@ -580,9 +595,11 @@ class ClusterExplorer(ClusterEditor):
         "Send all that has changed."
         with self._lock, self.view.hold_sync():
             colouring = self._colouring()
-            self._keys = colouring.keys
-            self.view.xy, self.view.hollow = self.xy.tobytes(), self.points.presence.astype(np.uint8).tobytes()
-            self.view.codes, self.view.legend = colouring.codes.tobytes(), colouring.legend
+            self._keys, self._codes, xy, legend = colouring.keys, colouring.codes, self.xy, colouring.legend
+            if legend.get("labelled"):
+                for entry, at in zip(legend["entries"], densest(self._plane, self._codes[:len(self._plane)], len(self._keys))): entry["at"] = at
+            self.view.xy, self.view.hollow = xy.tobytes(), self.points.presence.astype(np.uint8).tobytes()
+            self.view.codes, self.view.legend = self._codes.tobytes(), legend
             self.view.hidden = [i for i, key in enumerate(self._keys) if key in self._hidden]
             self._selected()
 
@@ -616,12 +633,12 @@ class ClusterExplorer(ClusterEditor):
 
     def _choices(self):
         "What there is to colour by."
-        return [name for name in self.table().iloc[:0] if name not in ("name", "cluster name", "selected")]
+        return ["cluster", "confidence", "kind"] + ["source"] * (self.data.source is not None) + ["top", "left"] * (self.data.places is not None) + list(self.columns)
 
     def _summary(self):
         "What was done, and what is selected."
         if self._wrong: return self._said
-        if not self.chosen.any(): return f"{self._said} {_counted(self)}, laid out by {self._method}.{_remarks(self)}".strip()
+        if not self.chosen.any(): return f"{self._said} {_counted(self)}, laid out by {self._method}{_remarks(self)}.".strip()
         clusters, counts = np.unique(self.clusters[self.chosen], return_counts=True)
         most = np.argsort(-counts, kind="stable")[:6]
         return f"{self._said} {self.chosen.sum():,} selected: {', '.join(f'{counts[i]:,} of {self.called(int(clusters[i]))}' for i in most)}{f' and of {len(counts) - 6} more' if len(counts) > 6 else ''}.".strip()
@@ -724,6 +741,14 @@ class ClusterExplorer(ClusterEditor):
         if column not in self._choices(): raise ValueError(f"there is no column {column!r} to colour by; there are {', '.join(map(repr, self._choices()))}")
         self._by, self._hidden = column, set()
         self._draw()
+
+    def lasso(self,
+        path,  # `(k, 2)` corners, in the plane
+        mode: str = "replace",  # 'replace', 'add' or 'remove'
+    ) -> None:
+        "Select the points within a path, those that are not hidden."
+        within = Outline(np.asarray(path, np.float64)).contains_points(self.xy)
+        self._choose(within & ~np.isin(self._codes, self.view.hidden), mode)
 
     def hide(self, *entries) -> None:  # clusters by number, or other entries of the legend by their words
         "Hide points, as a click in the legend does."

@@ -40,7 +40,8 @@ def lab(tmp_path_factory):
         yield f"http://127.0.0.1:{port}", token, root
     finally:
         server.terminate()
-        server.wait(20)
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
 
 
 @pytest.fixture(scope="module")
