@@ -152,7 +152,7 @@ function plane(model, s) {
   view.fit = () => { model.set("camera", []); model.save_changes(); };
 
   function draw() {
-    const started = performance.now(), { entries, colours, labelled } = model.get("legend"), [W, H] = [canvas.width, canvas.height];
+    const { entries, colours, labelled } = model.get("legend"), [W, H] = [canvas.width, canvas.height];
     frame = 0;
     if (!width) return;
     if (bitmap?.width !== W || bitmap?.height !== H) bitmap = ctx.createImageData(W, H);
@@ -176,7 +176,6 @@ function plane(model, s) {
     ctx.putImageData(bitmap, 0, 0);
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     drawOver(`rgb(${front})`, `rgb(${back})`, labelled ? entries.filter((e, code) => e.at && !s.off[code]) : [], radius / ratio);
-    canvas.dataset.ms = (performance.now() - started).toFixed(1);
   }
 
   function drawOver(front, back, labels, radius) {  // names of clusters, the lasso, the ring

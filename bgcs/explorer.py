@@ -34,17 +34,16 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from tqdm.auto import tqdm
 
+from .checkpoints import replace_file
 from .cluster import BackgroundClusterer, Edits, nearest_in_source, vote
-from .encoders import replace_file
 from .images import ImageSet
 from .stores import cache_folder
 from .widgets import COLOURS
 
 # %% auto #0
 __all__ = ['GREY', 'SHAPES', 'principal_components', 'umap_plane', 'plot_plane', 'place', 'Points', 'background_points',
-           'object_points', 'intensity_limits', 'picture_of', 'Colouring', 'colour_classes', 'densest',
-           'colour_numbers', 'colour_column', 'separating', 'described', 'ClusterEditor', 'write_images', 'PointsView',
-           'ClusterExplorer']
+           'object_points', 'picture_of', 'write_images', 'Colouring', 'colour_classes', 'densest', 'colour_numbers',
+           'colour_column', 'separating', 'described', 'ClusterEditor', 'PointsView', 'ClusterExplorer']
 
 # %% ../nbs/26_explorer.ipynb #1d733cf6
 def principal_components(
@@ -176,7 +175,7 @@ def background_points(
     clusterer: BackgroundClusterer,  # fitted
     data: ImageSet,  # its background-only images are taken
     most: int = 50_000,  # points
-    progress: bool = True,  # show a bar, if it takes longer than a second
+    progress: bool = True,  # show a bar, if it takes longer than half a second
 ) -> Points:
     "Background-only images as points; confidence is the share of the likeness to all centres that the nearest one has."
     numbers, names = _thinned(data, False, most)
@@ -186,8 +185,8 @@ def background_points(
         few = np.linspace(0, len(numbers) - 1, 256).round().astype(int)
         if torch.allclose(clusterer.embed(data.images[numbers[few]]), known[few], atol=1e-4): embeddings = known
     if embeddings is None:
-        with tqdm(total=len(numbers), desc="Embedding", unit=" images", disable=not progress, delay=1, leave=False) as bar:
-            embeddings = torch.cat([part for part in _each_batch(numbers, lambda batch: clusterer.embed(data.images[batch]), bar.update)])
+        with tqdm(total=len(numbers), desc="Embedding", unit=" images", disable=not progress, delay=0.5, leave=False) as bar:
+            embeddings = torch.cat(list(_each_batch(numbers, lambda batch: clusterer.embed(data.images[batch]), bar.update)))
     confidence = vote(embeddings[:, None], torch.as_tensor(clusterer.kmeans_.cluster_centers_), clusterer.patch_variance_).confidence
     return Points(numbers, names, embeddings, torch.as_tensor(clusterer.kmeans_.predict(embeddings)), confidence.numpy(), np.zeros(len(numbers), bool))
 
@@ -209,29 +208,38 @@ def _each_batch(numbers, f, progress, size=512):
         yield f(batch)
         progress(len(batch))
 
-# %% ../nbs/26_explorer.ipynb #9f430629
-def intensity_limits(
-    images,  # `(n, c, h, w)`, or `LazyImages`
-    n: int = 256,  # how many are looked at
-) -> tuple[float, float]:
-    "What to show as black and as white: 0 and 1, unless there are numbers outside."
-    some = torch.as_tensor(images[np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(int)]).float().numpy()
-    some = some[np.isfinite(some)]
-    if not len(some) or some.min() >= 0 and some.max() <= 1: return 0.0, 1.0
-    low, high = np.quantile(some, [0.01, 0.99])
-    return float(low), float(high)
-
+# %% ../nbs/26_explorer.ipynb #cf1a3152
 def picture_of(
     image: torch.Tensor,  # `(c, h, w)`
-    low: float = 0.0,  # shown as black
-    high: float = 1.0,  # shown as white
     most: int = 128,  # pixels of the longer side; larger images are made smaller
 ) -> Image.Image:
     "One image as a picture in grey or colour."
-    shown = np.nan_to_num(torch.as_tensor(image).float().numpy()[:3 if len(image) >= 3 else 1])
-    picture = Image.fromarray((((shown - low) / ((high - low) or 1)).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0).squeeze())
+    shown = torch.as_tensor(image)[:3 if len(image) >= 3 else 1].float().clamp(0, 1)
+    pixels = (shown * 255).round().byte().numpy()
+    picture = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
     picture.thumbnail((most, most))
     return picture
+
+# %% ../nbs/26_explorer.ipynb #700f3696
+def write_images(
+    data: ImageSet,
+    table: pd.DataFrame,  # rows of the images to write, by number, with names
+    folder,  # new or empty
+) -> Path:  # the folder
+    "Write images as PNG, those of other than one or three channels as TIFF of floats; and `images.csv`, the table."
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise ValueError(f"{folder} is there already, and not empty; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, name in table["name"].items():
+        image = data.images[int(number)].float()
+        png = len(image) in (1, 3)
+        stem = re.sub(r"[^\w.-]+", "_", Path(str(name)).stem)
+        files.append(f"{number:06}_{stem}.{'png' if png else 'tif'}")
+        if png: picture_of(image, most=max(image.shape)).save(folder / files[-1])
+        else: tifffile.imwrite(folder / files[-1], image.numpy(), photometric="minisblack", planarconfig="separate")
+    (folder / "images.csv").write_text(table.assign(file=files).to_csv(), encoding="utf-8")
+    return folder
 
 # %% ../nbs/26_explorer.ipynb #9ad26d3f
 GREY, SHAPES = "#999999", 6  # of points that belong nowhere; how many shapes there are, a cross for those not among them
@@ -329,7 +337,7 @@ class ClusterEditor:
         data: ImageSet,  # background-only images, and object images if there are any
         columns=None,  # a table with a row for each image of `data`, more to colour by: a DataFrame, or a dict of columns
         most: int = 50_000,  # points of each kind; of more images, some are drawn at random
-        progress: bool = True,  # show a bar, if it takes longer than a second
+        progress: bool = True,  # show a bar, if it takes longer than half a second
     ):
         if not isinstance(clusterer, BackgroundClusterer): raise TypeError(f"the first argument is a {type(clusterer).__name__}; expected a fitted BackgroundClusterer, then the images")
         clusterer.check_set(data)
@@ -509,9 +517,8 @@ class ClusterEditor:
         "Write the selected images."
         to, table = Path(to), self.table()[self.chosen].drop(columns="selected")
         if not len(table): raise ValueError("no image is selected to be written")
-        if to.suffix != ".csv":
-            to = write_images(self.data, table, to)
-        else: replace_file(to, table.to_csv().encode())
+        if to.suffix != ".csv": return write_images(self.data, table, to)
+        replace_file(to, table.to_csv().encode())
         return to
 
 _TAKEN = ("name", "kind", "cluster", "cluster name", "confidence", "source", "top", "left", "selected")
@@ -522,26 +529,6 @@ def _checked_columns(columns, n):
     taken = [name for name in table if str(name) in _TAKEN]
     if taken: raise ValueError(f"the table has columns {', '.join(map(repr, taken))}, which the explorer has of its own; rename them")
     return table.rename(columns=str)
-
-def write_images(
-    data: ImageSet,
-    table: pd.DataFrame,  # rows of the images to write, by number, with names
-    folder,  # new or empty
-) -> Path:  # the folder
-    "Write images as PNG, those of other than one or three channels, or of numbers outside [0, 1], as TIFF of floats; and `images.csv`, the table."
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise ValueError(f"{folder} is there already, and not empty; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, name in table["name"].items():
-        image = data.images[int(number)].float()
-        png = len(image) in (1, 3) and 0 <= image.min() and image.max() <= 1
-        stem = re.sub(r"[^\w.-]+", "_", Path(str(name)).stem)
-        files.append(f"{number:06}_{stem}.{'png' if png else 'tif'}")
-        if png: picture_of(image, most=max(image.shape)).save(folder / files[-1])
-        else: tifffile.imwrite(folder / files[-1], image.numpy(), photometric="minisblack", planarconfig="separate" if len(image) > 1 else None)
-    (folder / "images.csv").write_text(table.assign(file=files).to_csv(), encoding="utf-8")
-    return folder
 
 # %% ../nbs/26_explorer.ipynb #66f7e23e
 def _asset(name): return (resources.files("bgcs") / name).read_text(encoding="utf-8")
@@ -573,12 +560,12 @@ class ClusterExplorer(ClusterEditor):
         columns=None,  # a table with a row for each image of `data`, more to colour by: a DataFrame, or a dict of columns
         most: int = 50_000,  # points of each kind; of more images, some are drawn at random
         per_page: int = 30,  # thumbnails a page
-        progress: bool = True,  # show a bar, if it takes longer than a second
+        progress: bool = True,  # show a bar, if it takes longer than half a second
     ):
         super().__init__(clusterer, data, columns, most, progress)
         self._lock, self._stop, self._threads, self._busy, self._failure = threading.RLock(), threading.Event(), [], {}, None
-        self._backgrounds, self._objects, self._said, self._wrong, self._by, self._keys, self._hidden = self.points, None, "", False, "cluster", [], set()
-        self._limits = intensity_limits(self.data.images)
+        self._backgrounds, self._objects, self._showing = self.points, None, False
+        self._said, self._wrong, self._by, self._keys, self._hidden = "", False, "cluster", [], set()
         self._components = principal_components(self.points.embeddings)
         self._plane, self._method = self._components[:, :2], "principal components"
         self.view = PointsView(per_page=per_page)
@@ -629,7 +616,7 @@ class ClusterExplorer(ClusterEditor):
             steps, undone, names = self.edits.steps, self._undone, self.edits.names
             self.view.panel = {"columns": self._choices(), "by": self._by, "clusters": [[k, self.called(k)] for k in names], "names": names, "touched": self.touched,
                                "undo": described(steps[-1]) if steps else "", "redo": described(undone[-1].steps[-1]) if undone else "",
-                               "objects": bool(self.data.presence.any()), "showing": len(self.points) > len(self._backgrounds), "said": self._summary(), "wrong": self._wrong}
+                               "objects": bool(self.data.presence.any()), "showing": self._showing, "said": self._summary(), "wrong": self._wrong}
 
     def _choices(self):
         "What there is to colour by."
@@ -675,6 +662,7 @@ class ClusterExplorer(ClusterEditor):
         return known, texts, [_png(self.picture(p.numbers[i])) for i in known]
 
     def _in_background(self, what, work):
+        self._failure = None
         self._stop.clear()
         thread = threading.Thread(target=self._guarded, args=(what, work), daemon=True)
         self._threads.append(thread)
@@ -683,23 +671,25 @@ class ClusterExplorer(ClusterEditor):
 
     def _guarded(self, what, work):
         try: work(lambda share: self._report(what, share))
-        except _Stopped: self._say(f"{what}: stopped.")
+        except _Stopped:
+            self._showing &= self._objects is not None
+            self._say(f"{what}: stopped.")
         except Exception as error:  # shown in the view, raised by `wait`
             self._failure = error
             self._say(f"{what}: {type(error).__name__}: {error}", wrong=True)
-        finally:
-            del self._busy[what]
-            self.view.busy = "; ".join(self._busy.values())
+        finally: self._report(what, None)
 
-    def _report(self, what, share):
-        if self._stop.is_set(): raise _Stopped
-        self._busy[what] = f"{what} {f'{share:.0%}' if share else '…'}"
-        self.view.busy = "; ".join(self._busy.values())
+    def _report(self, what, share):  # None: it has ended
+        if share is not None and self._stop.is_set(): raise _Stopped
+        with self._lock:
+            self._busy[what] = "" if share is None else f"{what} {f'{share:.0%}' if share else '…'}"
+            self.view.busy = "; ".join(filter(None, self._busy.values()))
 
     def _lay_out(self, progress):
-        plane = umap_plane(self._components, self.clusterer.random_state, progress=progress)
+        plane = umap_plane(self._components, self.clusterer.random_state or 0, progress=progress)
         with self._lock:
             self._plane, self._method = plane, "UMAP" if len(plane) >= 10 else self._method
+            self.view.camera = []
             self._draw()
 
     def _add_objects(self, progress):
@@ -709,12 +699,13 @@ class ClusterExplorer(ClusterEditor):
             done += more
             progress(done / number)
         self._objects = object_points(self.clusterer, self.data, self.most, advance)
-        self._with_objects(True)
+        self._with_objects()
 
-    def _with_objects(self, on):
+    def _with_objects(self):
+        "Show object images or not, as is wanted now."
         with self._lock:
-            chosen = self.chosen[:len(self._backgrounds)]
-            self.points = self._backgrounds + self._objects if on else self._backgrounds
+            self.points = self._backgrounds + self._objects if self._showing else self._backgrounds
+            chosen = self.chosen[:len(self.points)]
             self.chosen = np.pad(chosen, (0, len(self.points) - len(chosen)))
             self._changed("")
 
@@ -731,8 +722,9 @@ class ClusterExplorer(ClusterEditor):
     ) -> None:
         "Show object images amid the background-only images, hollow, in the colour of the cluster they were assigned to."
         if on and not self.data.presence.any(): raise ValueError("this set has no object images to show")
-        if self._objects is not None or not on: self._with_objects(on)
-        elif "Object images" not in self._busy: self._in_background("Object images", self._add_objects)
+        self._showing = bool(on)
+        if self._objects is not None or not on: self._with_objects()
+        elif not self._busy.get("Object images"): self._in_background("Object images", self._add_objects)
 
     def color_by(self,
         column: str,  # 'cluster', 'confidence', 'kind', 'source', or any column given
@@ -784,7 +776,7 @@ class ClusterExplorer(ClusterEditor):
         number: int,  # of an image in the set
     ) -> Image.Image:
         "What hovering shows."
-        return picture_of(self.data.images[int(number)], *self._limits)
+        return picture_of(self.data.images[int(number)])
 
     def plot(self):  # a matplotlib figure
         "The background-only images in the plane, as a picture; waits for UMAP."
@@ -804,12 +796,11 @@ def _png(picture):
 
 def _counted(explorer):
     shown, objects = len(explorer._backgrounds), len(explorer.points) - len(explorer._backgrounds)
-    return f"{shown:,} background-only images{f' and {objects:,} object images' if objects else ''} in {len(explorer.edits.clusters)} clusters"
+    return f"{shown:,} background-only image{'s' * (shown != 1)}{f' and {objects:,} object images' if objects else ''} in {len(explorer.edits.clusters)} clusters"
 
 def _remarks(explorer):
     "What one should know of the pictures and the points."
-    data, there, (low, high) = explorer.data, int((~explorer.data.presence).sum()), explorer._limits
+    data, there = explorer.data, int((~explorer.data.presence).sum())
     remarks = [f"of {there:,}, {len(explorer._backgrounds):,} drawn at random are shown"] * (there > len(explorer._backgrounds))
     remarks += [f"of {data.shape[0]} channels, {'the first is' if data.shape[0] == 2 else 'the first three are'} shown"] * (data.shape[0] not in (1, 3))
-    remarks += [f"numbers outside [0, 1]: black is {low:.3g}, white {high:.3g}"] * ((low, high) != (0, 1))
     return f" ({'; '.join(remarks)})" if remarks else ""
