@@ -21,6 +21,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["bgcs", "bgcs.*"]),
+    package_data={"bgcs": ["*.js", "*.css"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()} | {name: [package] for name, package in (extra.split(":") for extra in cfg["extras"].split())},

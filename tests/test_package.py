@@ -27,7 +27,7 @@ def test_import_is_quick_and_light():
 
 
 def test_heavy_libraries_wait_until_used():
-    loaded = modules_after("import " + ", ".join(f"bgcs.{room}" for room in ROOMS if room != "widgets"))
+    loaded = modules_after("import " + ", ".join(f"bgcs.{room}" for room in ROOMS if room not in ("widgets", "monitor")))
     assert not loaded & {"umap", "jscatter", "nbdev", "fastcore", "execnb"}
     assert "umap" not in modules_after("import bgcs.widgets")
 
