@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import pytest
+from lab import browser, lab  # noqa: F401 — fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "nbs" / "tutorials" / "quickstart.ipynb"
