@@ -44,7 +44,7 @@ function render({ model, el }) {
   const at = make("span", { className: "at" }), curves = make("div", { className: "curves" });
   const turning = make("div", { className: "bar turn" }, play, slider, at);
   el.classList.add("bgcs-training-monitor");
-  el.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrows
+  el.addEventListener("keydown", event => { if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); });  // or JupyterLab takes the arrows
   el.setAttribute("role", "group"); el.setAttribute("aria-label", "Training monitor");
   el.replaceChildren(make("div", { className: "bar" }, spin, bar, title, facts), make("div", { className: "bar" }, buttons), deaf, said, empty, picture, rows, turning, curves);
 
@@ -84,16 +84,16 @@ function render({ model, el }) {
     }
     return addresses.get(name);
   }
-  let now = null, drawn = 0;
+  let now = null, shows = 0;
   function liveAddress() {
     const bytes = model.get("live");
     if (now?.bytes !== bytes) { if (now) URL.revokeObjectURL(now.url); now = { bytes, url: URL.createObjectURL(new Blob([bytes], { type: "image/png" })) }; }
     return now.url;
   }
   async function show(i) {
-    const turn = ++drawn, marks = model.get("marks");
+    const turn = ++shows, marks = model.get("marks");
     const url = i < marks.length ? await address(model.get("frames")[i]) : liveAddress();
-    if (turn === drawn && picture.src !== url) picture.src = url;  // or a later one has overtaken it
+    if (turn === shows && picture.src !== url) picture.src = url;  // or a later one has overtaken it
   }
 
   function draw() {
@@ -114,12 +114,12 @@ function render({ model, el }) {
     play.textContent = playing ? "❚❚ Halt" : "▶ Play"; at.textContent = mark?.text ?? "";
     if (n) { show(i); picture.alt = `${state.rows ?? ""}; ${mark.text}`; }
     const here = n && i < n - 1 ? mark.step : null;
-    const drawnCurves = Object.entries(model.get("curves")).filter(([, curve]) => curve.x.length).map(([name, curve], k) => {
-      const figure = make("figure", {}, make("figcaption", { textContent: `${name}  ${short(curve.y.at(-1))}`, title: curve.title ?? name }));
-      figure.insertAdjacentHTML("beforeend", chart(curve, LINES[k % LINES.length], Math.max(model.get("max"), curve.x.at(-1)), here));
+    const drawn = Object.entries(model.get("curves")), last = Math.max(...drawn.map(([, curve]) => curve.x.at(-1)));
+    curves.replaceChildren(...drawn.map(([name, curve], k) => {
+      const figure = make("figure", {}, make("figcaption", { textContent: `${name}  ${short(curve.y.at(-1))}`, title: name }));
+      figure.insertAdjacentHTML("beforeend", chart(curve, LINES[k % LINES.length], last, here));
       return figure;
-    });
-    curves.replaceChildren(...drawnCurves);
+    }));
   }
 
   let due = false;

@@ -41,7 +41,7 @@ from .training import Stopped
 from .widgets import COLOURS, picture_grid, png
 
 # %% auto #0
-__all__ = ['HISTORY', 'HISTORY_FORMAT', 'SIDE', 'EMPTY', 'UNDER_WAY', 'Curves', 'Frame', 'History', 'Pace', 'duration',
+__all__ = ['HISTORY', 'HISTORY_FORMAT', 'SIDE', 'CALLED', 'EMPTY', 'UNDER_WAY', 'Curves', 'Frame', 'History', 'Pace', 'duration',
            'memory_in_use', 'watched_picture', 'MonitorView', 'Panel', 'TrainingMonitor']
 
 # %% ../nbs/28_monitor.ipynb #4b84a6d9
@@ -246,7 +246,8 @@ class MonitorView(anywidget.AnyWidget):
     curves = T.Dict().tag(sync=True)  # by name 'x', 'y'
     shown = T.Int(-1).tag(sync=True)  # number of a frame; -1: the newest
 
-# %% ../nbs/28_monitor.ipynb #657acb96
+# %% ../nbs/28_monitor.ipynb #895d8c32
+CALLED = {"score": "score", "paste_iou": "pasted found again, IoU", "two_sample_auc": "composites told apart, AUC"}  # criteria that are drawn
 EMPTY = "No training yet. Give me to fit: segmenter.fit(data, clusters, callbacks=[monitor]). Or let me begin it in the background, which leaves the notebook free and the buttons heard at once: monitor.fit(segmenter, data, clusters)."
 UNDER_WAY = ("preparing", "running", "paused")
 
@@ -325,11 +326,10 @@ class Panel:
     def _draw_curves(self):
         "Curves as the view draws them."
         lines = self.history.curves.lines()
-        judged = {name: [frame for frame in self.frames if frame.kind == "epoch" and name in frame.criteria] for name in dict.fromkeys(name for frame in self.frames for name in frame.criteria)}
-        lines |= {name: ([f.step for f in having], [f.criteria[name] for f in having]) for name, having in judged.items()}
-        if having := [frame for frame in self.frames if frame.iou is not None]: lines["IoU, for the eye"] = [f.step for f in having], [f.iou for f in having]
-        short = lambda values: values if len(values) <= 130 else values[:: -(-len(values) // 130)]
-        self._curves = {name: {"x": short(x), "y": [float(f"{value:.4g}") for value in short(y)]} | ({"dots": True} if name in judged or name.startswith("IoU") else {}) for name, (x, y) in lines.items() if len(x)}
+        epochs = [frame for frame in self.frames if frame.kind == "epoch"]
+        judged = {called: [(f.step, f.criteria[name]) for f in epochs if name in f.criteria] for name, called in CALLED.items()} | {"IoU, for the eye": [(f.step, f.iou) for f in epochs if f.iou is not None]}
+        some = lambda x, y: {"x": x[::-(-len(x) // 130)], "y": [float(f"{value:.4g}") for value in y[::-(-len(y) // 130)]]}
+        self._curves = {name: some(*line) for name, line in lines.items()} | {name: some(*zip(*found)) | {"dots": len(found) < 60} for name, found in judged.items() if found}
 
     def _ipython_display_(self): display(self.view)
 

@@ -31,10 +31,10 @@ def session(lab, browser):
     "The page, which tests may open anew."
     page = open_notebook(lab, browser, "watching", CELLS, size=(1366, 768))
     address, token, _ = lab
-    yield {"page": page, "url": f"{address}/doc/tree/watching.ipynb?token={token}"}
+    yield {"browser": browser, "page": page, "url": f"{address}/doc/tree/watching.ipynb?token={token}"}
 
 
-def run_cell(page, number, pause=0):
+def run_cell(page, number):
     page.locator(".jp-CodeCell").nth(number).locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
 
@@ -44,8 +44,13 @@ def monitors(page): return page.locator(".bgcs-training-monitor")
 
 def monitor(page, number=1):
     found = monitors(page).nth(number)
-    found.scroll_into_view_if_needed(timeout=60_000)
+    found.scroll_into_view_if_needed(timeout=20_000)
     return found
+
+
+def theme(page, name):
+    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", f"JupyterLab {name}")
+    page.wait_for_timeout(1500)
 
 
 def step(view): return int(re.search(r"step (\d+) of", view.locator(".title").inner_text()).group(1))
@@ -105,17 +110,16 @@ def test_a_second_view_shows_the_same(session):
 def test_after_a_reload_and_a_closed_lid_the_view_is_up_to_date(session):
     page = session["page"]
     before = step(monitor(page))
-    page.keyboard.press("Control+s")
+    page.keyboard.press("Control+s")  # the slider has the focus, and takes no more than its own keys
     page.wait_for_timeout(1000)
     page.reload()
     idle(page)
     view = monitor(page)
     until(page, lambda: step(view) > before)
-    context, before = page.context, step(view)
+    before = step(view)
     page.close()
-    page = session["page"] = context.new_page()
-    page.wait_for_timeout(3000)
-    page.set_viewport_size({"width": 1366, "height": 768})
+    page = session["page"] = session["browser"].new_page(viewport={"width": 1366, "height": 768})
+    page.wait_for_timeout(2000)
     page.goto(session["url"])
     idle(page)
     view = monitor(page)
@@ -133,6 +137,10 @@ def test_stop_ends_training_with_a_usable_segmenter(session):
     run_cell(page, 3)
     page.get_by_text("stopped (3, 1, 32, 32) usable").last.wait_for(timeout=30_000)
     assert not view.get_by_role("button", name="Pause").is_visible()
+    theme(page, "Dark")
+    monitor(page)
+    shot(page, "monitor_dark")
+    theme(page, "Light")
 
 
 def test_another_day_the_history_plays(session):
