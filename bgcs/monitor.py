@@ -246,7 +246,7 @@ class MonitorView(anywidget.AnyWidget):
     curves = T.Dict().tag(sync=True)  # by name 'x', 'y'
     shown = T.Int(-1).tag(sync=True)  # number of a frame; -1: the newest
 
-# %% ../nbs/28_monitor.ipynb #895d8c32
+# %% ../nbs/28_monitor.ipynb #37acd55a
 CALLED = {"score": "score", "paste_iou": "pasted found again, IoU", "two_sample_auc": "composites told apart, AUC"}  # criteria that are drawn
 EMPTY = "No training yet. Give me to fit: segmenter.fit(data, clusters, callbacks=[monitor]). Or let me begin it in the background, which leaves the notebook free and the buttons heard at once: monitor.fit(segmenter, data, clusters)."
 UNDER_WAY = ("preparing", "running", "paused")
@@ -265,7 +265,7 @@ class Panel:
         self.view, self._lock, self._sent = view, threading.RLock(), {}
         self._pausing, self._stopping, self._keeping = threading.Event(), threading.Event(), threading.Event()
 
-    def __getstate__(self): return {name: value for name, value in vars(self).items() if name not in ("view", "_lock", "_sent", "_pausing", "_stopping", "_keeping", "_thread", "_error")}
+    def __getstate__(self): return {name: value for name, value in vars(self).items() if name not in ("view", "_lock", "_sent", "_pausing", "_stopping", "_keeping", "_thread", "_error", "_over")}
 
     def __setstate__(self, state):
         "Another process has no view: nobody looks at it."
@@ -299,7 +299,7 @@ class Panel:
     def _hear(self, view, message, buffers=None):
         try:
             if message["do"] == "show": self.turn(message["shown"] if message["shown"] < len(self.frames) else -1)
-            elif message["do"] in ("pause", "resume", "stop", "snapshot"): getattr(self, message["do"])()
+            elif message["do"] in ("pause", "resume", "stop", "snapshot") and self.phase in UNDER_WAY: getattr(self, message["do"])()  # heard too late, it is nothing
         except ValueError as error: self._texts["said"] = str(error); self._tell()
         view.send({"heard": message.get("id")})
 
@@ -333,7 +333,7 @@ class Panel:
 
     def _ipython_display_(self): display(self.view)
 
-# %% ../nbs/28_monitor.ipynb #1c5ef1de
+# %% ../nbs/28_monitor.ipynb #d0e6d46a
 class TrainingMonitor(Panel, L.Callback):
     "Shows training as it runs, takes it in hand, and keeps what it showed."
     def __init__(self,
@@ -383,7 +383,7 @@ class TrainingMonitor(Panel, L.Callback):
         self.phase, self._begun, self._processes, self._live = "preparing", False, 1, b""
         for flag in (self._pausing, self._stopping, self._keeping): flag.clear()
         self._tell(title="Preparing training …", facts="", said="", note="", empty="The first masks come with the first step.")
-        if self.show and self._pid == os.getpid(): display(self.view)
+        if self.show and self._pid == os.getpid() and get_ipython() is not None: display(self.view)
 
     def on_train_start(self, trainer, segmenter):
         if not trainer.is_global_zero: return
@@ -408,7 +408,7 @@ class TrainingMonitor(Panel, L.Callback):
         there = self.folder is not None and (self.folder / HISTORY).is_file()
         found = History.load(self.folder) if there else self.history
         differs = [f"{key}: {found.training.get(key)!r} there, {training.get(key)!r} now" for key in {**training, **found.training} if found.training.get(key) != training.get(key)]
-        if there and differs: raise ValueError(f"{self.folder} holds the history of another training ({'; '.join(differs[:4])}{' …' if len(differs) > 4 else ''}). Give the monitor another folder, or look at that history with TrainingMonitor.open")
+        if there and differs: raise ValueError(f"{self.folder} holds the history of another training ({'; '.join(differs[:4])}{' …' if len(differs) > 4 else ''}). Give the monitor another folder, or delete it; look at that history with TrainingMonitor.open")
         if differs or not step: return History(training)
         found.cut(step)
         return found
@@ -432,11 +432,11 @@ class TrainingMonitor(Panel, L.Callback):
     def on_fit_end(self, trainer, segmenter): trainer.is_global_zero and self._end("finished", f"Finished after {duration(self.history.seconds)}.")
 
     def on_exception(self, trainer, segmenter, error):
-        if not (trainer.is_global_zero and self._begun): return
+        if not trainer.is_global_zero: return
         if isinstance(error, Stopped):
             if not any(frame.step == self.step for frame in self.frames): self._keep("stop", trainer, segmenter)
             self._end("stopped", f"Stopped after step {self.step} of {self.history.steps}; the segmenter is usable as it is.")
-        else: self._end("failed", f"{type(error).__name__}: {error}")
+        else: self._end("failed", f"{type(error).__name__}: {error}")  # also before the first step
 
     # ---- what is done with it ----
     @contextmanager
@@ -515,7 +515,7 @@ class TrainingMonitor(Panel, L.Callback):
         self.phase, self._live = phase, b""
         best = self.history.best
         self._draw_curves()
-        self._tell(frames=True, title=_told(self.history), facts="", note="", said=said + (f" The best epoch by the criteria was {best.epoch}, and its weights are kept." if best and phase == "finished" else ""))
+        self._tell(frames=True, title=_told(self.history) if self._begun or self.frames else "Training failed", facts="", note="", empty="", said=said + (f" Epoch {best.epoch} was best by the criteria, and its weights are kept." if best and phase != "failed" else ""))
 
     # ---- in the background ----
     def fit(self,
@@ -525,11 +525,11 @@ class TrainingMonitor(Panel, L.Callback):
         **settings,  # of `Segmenter.fit`
     ) -> None:
         "Train in a thread of its own: returns at once and shows the view. `wait` gives the result, or raises what went wrong."
-        if self._thread is not None and self._thread.is_alive(): raise ValueError("this monitor's training is still under way; stop() and wait() first, or use another monitor")
+        if self._behind: raise ValueError("this monitor's training is still under way; stop() and wait() first, or use another monitor")
         if _is_many(settings): raise ValueError(f"devices={settings.get('devices')!r}, strategy={settings.get('strategy')!r}: a notebook's thread trains in one process; use segmenter.fit(…, callbacks=[monitor])")
         self._check(segmenter)
         settings = {"progress": False} | settings | {"callbacks": [self, *(c for c in settings.get("callbacks", ()) if c is not self)]}
-        self.result_, self._error, self._behind = None, None, True
+        self.result_, self._error, self._behind, self._over = None, None, True, threading.Event()
         self._begin()
         self._thread = threading.Thread(target=copy_context().run, args=(self._train, segmenter, data, clusters, settings), name="bgcs training")
         self._thread.start()
@@ -542,18 +542,20 @@ class TrainingMonitor(Panel, L.Callback):
         else:
             if self.phase in UNDER_WAY: self._end("finished", "Nothing was left to train.")
             self._tell(said=f"{self._texts.get('said', '')} Threshold {segmenter.threshold_:.2f}. monitor.result_ is the segmenter.".strip())
-        finally: self._behind = False
+        finally:
+            self._behind = False
+            self._over.set()
 
     def wait(self,
         timeout: float | None = None,  # seconds, after which TimeoutError; training goes on
     ) -> Segmenter:  # trained
         "Wait for `fit` to end. An interrupt (Ctrl-C, ■) ends training after the present step, as it does in `Segmenter.fit`."
         if self._thread is None: raise ValueError("nothing to wait for: training was not begun by monitor.fit")
-        try: self._thread.join(timeout)
+        try: over = self._over.wait(timeout)  # not the thread's own `join`, which an interrupt breaks
         except KeyboardInterrupt:
             self._stopping.set()
-            self._thread.join()
-        if self._thread.is_alive(): raise TimeoutError(f"training is still under way after {timeout} s: step {self.step} of {self.history.steps}")
+            over = self._over.wait()
+        if not over: raise TimeoutError(f"training is still under way after {timeout} s: step {self.step} of {self.history.steps}")
         if self._error is not None: raise self._error
         return self.result_
 
