@@ -51,7 +51,7 @@ class _Client(NotebookClient):
     def process_message(self, msg, cell, cell_index):
         result = super().process_message(msg, cell, cell_index)
         state = self.widget_state.get(msg["content"].get("comm_id"), {})
-        if state.get("_model_name") in ("FloatProgressModel", "IntProgressModel") and state.get("max"):
+        if state.get("_model_name") in ("FloatProgressModel", "IntProgressModel", "AnyModel") and state.get("max"):
             self._move(self._cells.index(cell_index) + state.get("value", 0) / state["max"])
         return result
 

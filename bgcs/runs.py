@@ -44,15 +44,15 @@ from .images import ImageSet
 from .patches import sonar_sides
 from .predict import Predictions, predict_files
 from .presets import OWN, Settings, differences, flatten, load_images, set_options, settings_from
-from .report import write_report
+from .report import plot_losses, read_losses, write_report
 from .segment import RefreshClusters, Segmenter
 from .splits import Splits
 
 # %% auto #0
 __all__ = ['main_process', 'versions', 'Run', 'check_folder', 'begin_run', 'describe_run', 'cluster_run', 'plot_clustering',
-           'judged_clusters', 'judges', 'EpochPictures', 'make_loggers', 'train_run', 'read_metrics', 'plot_losses',
-           'on_device', 'write_results', 'write_training', 'stage', 'run_clusters', 'run_train', 'load_run',
-           'run_evaluate', 'compare_runs', 'tiling_of', 'run_predict']
+           'judged_clusters', 'judges', 'EpochPictures', 'make_loggers', 'train_run', 'on_device', 'write_results',
+           'write_training', 'stage', 'run_clusters', 'run_train', 'load_run', 'run_evaluate', 'compare_runs',
+           'tiling_of', 'run_predict']
 
 # %% ../nbs/32_runs.ipynb #4d9d06e6
 def main_process() -> bool:
@@ -176,13 +176,13 @@ def plot_clustering(
     most: int = 2000,  # background-only images in the plane
 ) -> None:
     "Write pictures of the clusters, and of the plane of their embeddings."
-    from bgcs.widgets import plane, plot_plane
+    from bgcs.explorer import plot_plane, principal_components, umap_plane
     objects = clusters[parts.train.presence]
     sizes = ", ".join(f"{name}: {int((clusterer.labels_ == k).sum())} + {int((objects == k).sum())}" for k, name in clusterer.edits_.names.items())
     run.say(f"{len(clusterer.edits_.names)} clusters (background-only + object images of each: {sizes})")
     if (objects >= 0).any(): run.write("figures/clusters.png", plot_clusters(parts.train.objects.images, objects))
     some = torch.linspace(0, len(clusterer.labels_) - 1, min(most, len(clusterer.labels_))).long()
-    run.write("figures/plane.png", plot_plane(plane(clusterer.embeddings_[some], clusterer.random_state), clusterer.labels_[some]))
+    run.write("figures/plane.png", plot_plane(umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state), clusterer.labels_[some], clusterer.edits_.names))
 
 # %% ../nbs/32_runs.ipynb #c041018a
 def judged_clusters(
@@ -272,27 +272,6 @@ def train_run(
     return segmenter.fit(parts.train, clusters, s.schedule.steps_for(int(parts.train.presence.sum()), len(known)), **batches, held_out=_judges_of(run, parts, clusterer), clusterer=clusterer, folder=run.folder / "checkpoints",
                          callbacks=[EpochPictures(run, parts.test.objects), *refresh, *callbacks], progress=progress, logger=make_loggers(run.folder), **asdict(s.trainer))
 
-def read_metrics(
-    folder,  # of the run
-) -> pd.DataFrame:  # by step: the terms of the loss
-    "What was logged of each step; of steps that were done twice, since a run went on from an earlier checkpoint, the later."
-    return pd.read_csv(Path(folder) / "logs" / "metrics.csv").drop(columns="epoch", errors="ignore").groupby("step").last()
-
-def plot_losses(
-    table: pd.DataFrame,  # as `read_metrics` gives it
-):  # a matplotlib figure
-    "The loss and its terms over the steps, with a running mean."
-    import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, table.shape[1], figsize=(1.8 * table.shape[1] + 0.5, 1.8), squeeze=False)
-    for ax, (name, values) in zip(axes[0], table.items()):
-        values = values.dropna()
-        ax.plot(values, alpha=0.3, lw=0.7)
-        ax.plot(values.rolling(max(1, len(values) // 25)).mean(), color=ax.lines[0].get_color())
-        ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.set_xlabel("step", fontsize=7)
-    fig.tight_layout(pad=0.4)
-    plt.close(fig)
-    return fig
-
 # %% ../nbs/32_runs.ipynb #0841d277
 def on_device(
     segmenter: Segmenter,
@@ -331,7 +310,7 @@ def write_training(
 ) -> None:
     "Write the model, and curves of its training."
     segmenter.save(run.folder / "model")
-    run.write("figures/losses.png", plot_losses(read_metrics(run.folder)))
+    run.write("figures/losses.png", plot_losses(read_losses(run.folder / "logs" / "metrics.csv")))
     run.write("figures/scores.png", segmenter.plot_history())
     run.write("logs/scores.csv", pd.DataFrame(segmenter.history_).to_csv(index=False))
 

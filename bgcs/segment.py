@@ -349,7 +349,7 @@ class Segmenter(Trainable):
         target_clusters: int | None = None,  # clusters whose backgrounds a step puts objects on; None: all (the paper: 1)
         held_out: float | HeldOut | None = 0.15,  # by which the checkpoint and the threshold are chosen: a share of the images, set aside by source, or what `hold_out` gives; None: the last weights are kept
         clusterer=None,  # the fitted `BackgroundClusterer`, where the objective has a consistency weight
-        callbacks=(),  # Lightning callbacks, such as `bgcs.widgets.TrainingMonitor`
+        callbacks=(),  # Lightning callbacks, such as `bgcs.monitor.TrainingMonitor`
         progress: bool = True,  # show a bar
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         save_every: int = 50,  # steps between checkpoints

@@ -12,7 +12,8 @@ from PIL import Image
 from bgcs.datasets import digits_on_textures
 from bgcs.experiments import COMMANDS, main
 from bgcs.presets import settings_from
-from bgcs.runs import Run, read_metrics, run_train
+from bgcs.report import read_losses
+from bgcs.runs import Run, run_train
 from bgcs.segment import Segmenter
 
 TINY = {"data.set": "digits_on_textures", "data.n": 60, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.epochs": 3,
@@ -65,7 +66,7 @@ def test_the_same_command_goes_on_to_the_end(finished):
     folder, done = finished
     assert done.returncode == 0 and "Finished" in done.stdout and str(folder / "report.html") in done.stdout and "epoch 1," not in done.stdout, done.stderr
     assert Run.open(folder).status["state"] == "finished" and len(list((folder / "figures" / "training").iterdir())) == 3
-    metrics = read_metrics(folder)
+    metrics = read_losses(folder / "logs" / "metrics.csv")
     assert len(metrics) == 60 and metrics.loss.notna().all() and any((folder / "logs").glob("events.out.tfevents*"))
     assert set(json.loads((folder / "versions.json").read_text())) >= {"python", "bgcs", "torch", "lightning", "numpy", "platform", "device", "threads"}
 

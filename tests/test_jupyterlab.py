@@ -86,14 +86,14 @@ def test_training_shows_masks_and_turns_back(quickstart):
     page, _ = quickstart
     to_top(page)
     monitor = view(page, "training-monitor")
-    assert "step 24 of 24" in monitor.inner_text()
+    assert "24 of 24 steps" in monitor.inner_text()
     masks = monitor.locator("img").first
     last = masks.get_attribute("src")
-    monitor.locator(".noUi-handle").first.focus()
+    monitor.get_by_role("slider").focus()
     for _ in range(11): page.keyboard.press("ArrowLeft")
     page.wait_for_function("(old) => document.querySelector('.bgcs-training-monitor img').src != old", arg=last, timeout=10_000)
     shot(page, "training")
-    assert monitor.locator("img").count() == 2
+    assert "epoch 1," in monitor.inner_text()
 
 
 OWN_IMAGES = """import numpy as np
