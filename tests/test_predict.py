@@ -441,7 +441,7 @@ def test_killed_at_any_moment(survey, tmp_path):
     out, rng = tmp_path / "out", np.random.default_rng(0)
     code = KILLED.format(tests=os.path.dirname(__file__), survey=str(survey), out=str(out))
     grown = [0]
-    for _ in range(3):
+    for _ in range(2):
         child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         target = grown[-1] + int(rng.integers(1, 8))
         while child.poll() is None and len(list((out / "masks").rglob("*.png"))) < target: time.sleep(0.005)
