@@ -391,6 +391,7 @@ class Segmenter(Trainable):
         if steps: ax.axvline(steps[_last_best(scores)], color="tab:orange", lw=1)
         else: ax.set_title("no epoch was judged: too few images held out, or none", fontsize=8)
         ax.set(xlabel="step", ylabel="score")
+        fig.tight_layout(pad=0.3)
         plt.close(fig)
         return fig
 
