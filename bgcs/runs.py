@@ -106,7 +106,7 @@ def _bytes(content):
     content.savefig(out, format="png", dpi=100)
     return out.getvalue()
 
-# %% ../nbs/32_runs.ipynb #f8f241d7
+# %% ../nbs/32_runs.ipynb #3af37951
 def check_folder(
     folder,  # that a run wants for its own
     settings: Settings,  # of that run
@@ -134,6 +134,7 @@ def begin_run(
         run.write("versions.json", versions())
         run.write("settings.yaml", settings.to_yaml())
         run.note(state="running", process=os.getpid())
+    run.say(f"run folder: {run.folder}")
     return run
 
 # %% ../nbs/32_runs.ipynb #3ebc0421
