@@ -64,7 +64,7 @@ def folder_of(
     os.environ["BGCS_FOLDER"] = str(folder)
     return folder
 
-# %% ../nbs/35_experiments.ipynb #e2e4e6ee
+# %% ../nbs/35_experiments.ipynb #7b1672ff
 def _progress(options): return not options.quiet and sys.stderr.isatty()
 
 def train_command(options: argparse.Namespace) -> int:
@@ -73,7 +73,6 @@ def train_command(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     options.folder = folder = folder_of(options, settings)
     done = check_folder(folder, settings)["state"] == "finished"
-    if main_process() and not options.quiet: print(f"Run folder: {folder}", flush=True)
     run = run_train(settings, folder, progress=_progress(options), quiet=options.quiet, clusters_of=options.clusters_of)
     if not main_process(): return 0
     status, took = run.status, sum(run.status.get("seconds", {}).values())
@@ -110,7 +109,7 @@ def describe_command(options: argparse.Namespace) -> int:
         print(f"Picture: {options.out}")
     return 0
 
-# %% ../nbs/35_experiments.ipynb #1dba6759
+# %% ../nbs/35_experiments.ipynb #cd128f26
 def _changes(words):
     "Settings of other images; the name before the dot may be left out."
     from bgcs.presets import parse_words
@@ -145,7 +144,7 @@ def compare_command(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
-    print(table.round(3).to_string())
+    print(table.round(3).T.to_string())
     print(f"\nThe best by score first. Written to {out}")
     return 0
 
@@ -250,7 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
         own.set_defaults(function=function)
     return parser
 
-# %% ../nbs/35_experiments.ipynb #bbcbfdc1
+# %% ../nbs/35_experiments.ipynb #9bb08a35
 @contextmanager
 def _plain_warnings():
     "Warnings as one line each, without the place in the code."
@@ -273,6 +272,9 @@ def main(
     options.began = time.time()
     with _plain_warnings():
         try: return options.function(options)
+        except BrokenPipeError:  # who reads, such as `head`, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except KeyboardInterrupt:
             print(f"\nInterrupted{f'; what was done so far is in {options.folder}' if getattr(options, 'folder', None) else ''}", file=sys.stderr)
             return 130

@@ -414,7 +414,7 @@ PAPER = {
         "objective.flip": ("horizontal", "ours: birds are seldom upside down; without an opening it has no effect")},
 }
 
-# %% ../nbs/30_presets.ipynb #f40e5601
+# %% ../nbs/30_presets.ipynb #8fa39c8e
 _OURS = "ours: the benchmark of masks tells what was tried"
 _QUICK = {key: (value, _OURS) for key, value in {"network.base_width": 16, "network.depth": 3, "schedule.steps": 1200, "schedule.epochs": 12, "schedule.per_cluster": 6, "schedule.n_real": 128, "schedule.lr": 2e-3, "clusters.epochs": 10}.items()}
 
@@ -457,7 +457,7 @@ def describe_preset(
     defaults = {f"{section}.{f.name}": (f.default, "the library's default") for section, cls in SECTIONS.items() for f in fields(cls)} | {"seed": (0, "the library's default")}
     if given.get("data.set"): defaults |= {f"data.{option}": (default, "the library's default") for option, (_, default) in set_options(given["data.set"]).items()}
     order = sorted(defaults | own, key=lambda key: (list(dict.fromkeys(["seed", "data", *SECTIONS])).index(key.split(".")[0]), key != "data.set"))
-    return pd.DataFrame([(defaults | own)[key] for key in order], index=pd.Index(order, name="setting"), columns=["value", "source"])
+    return pd.DataFrame([(defaults | own)[key] for key in order], index=pd.Index(order, name="setting"), columns=["value", "source"], dtype=object)
 
 # %% ../nbs/30_presets.ipynb #946481a6
 def differences(

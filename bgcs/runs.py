@@ -49,12 +49,12 @@ from .segment import RefreshClusters, Segmenter
 from .splits import Splits
 
 # %% auto #0
-__all__ = ['main_process', 'versions', 'Run', 'check_folder', 'begin_run', 'describe_run', 'cluster_run', 'plot_clustering',
-           'judged_clusters', 'judges', 'EpochPictures', 'make_loggers', 'train_run', 'on_device', 'write_results',
-           'write_training', 'stage', 'run_clusters', 'run_train', 'load_run', 'run_evaluate', 'compare_runs',
-           'tiling_of', 'run_predict']
+__all__ = ['LOCK', 'main_process', 'versions', 'Run', 'check_folder', 'begin_run', 'describe_run', 'cluster_run',
+           'plot_clustering', 'judged_clusters', 'judges', 'EpochPictures', 'make_loggers', 'train_run', 'on_device',
+           'write_results', 'write_training', 'stage', 'run_clusters', 'run_train', 'load_run', 'run_evaluate',
+           'compare_runs', 'tiling_of', 'run_predict']
 
-# %% ../nbs/32_runs.ipynb #4d9d06e6
+# %% ../nbs/32_runs.ipynb #5f3838d1
 def main_process() -> bool:
     "Whether this process is the only one, or the first of those that train together: it alone writes."
     return not rank_zero_only.rank
@@ -84,7 +84,10 @@ class Run:
         except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error: raise ValueError(f"{path} holds no settings of this version: {error}") from None
 
     @property
-    def status(self) -> dict: "How far it came: 'state' ('running', 'interrupted', 'failed' or 'finished'), 'stage', 'seconds'."; path = self.folder / "status.json"; return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+    def status(self) -> dict:
+        "How far it came: 'state' ('new', 'running', 'interrupted', 'failed' or 'finished'), 'stage', 'seconds' of each stage."
+        path = self.folder / "status.json"
+        return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
 
     def note(self, **status) -> None: "Write down how far it came."; self.write("status.json", self.status | status)
 
@@ -97,7 +100,9 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, _bytes(content))
 
-    def say(self, text: str) -> None: "Tell in the terminal, with the seconds since it began."; self.quiet or not main_process() or tqdm.write(f"{time.monotonic() - self.began:6.0f} s  {text}", file=sys.stdout)
+    def say(self, text: str) -> None:
+        "Tell in the terminal, with the seconds since it began."
+        if not self.quiet and main_process(): tqdm.write(f"{time.monotonic() - self.began:6.0f} s  {text}", file=sys.stdout)
 
 def _bytes(content):
     if isinstance(content, str): return content.encode()
@@ -106,7 +111,9 @@ def _bytes(content):
     content.savefig(out, format="png", dpi=100)
     return out.getvalue()
 
-# %% ../nbs/32_runs.ipynb #f8f241d7
+# %% ../nbs/32_runs.ipynb #e7c68b4c
+LOCK = ".lock"
+
 def check_folder(
     folder,  # that a run wants for its own
     settings: Settings,  # of that run
@@ -114,7 +121,7 @@ def check_folder(
     "Refuse a folder that holds another run, or something else."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file; expected a folder, or the name of a new one")
-    if not folder.is_dir() or not any(folder.iterdir()): return {"state": "new"}
+    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()): return {"state": "new"}
     if not (folder / "settings.yaml").is_file(): raise ValueError(f"{folder} holds files, and no run; choose another folder")
     there = Run.open(folder)
     differ = [f"{key}: {a!r} there, {b!r} now" for key, (a, b) in differences(there.settings, settings).items()]
@@ -134,6 +141,7 @@ def begin_run(
         run.write("versions.json", versions())
         run.write("settings.yaml", settings.to_yaml())
         run.note(state="running", process=os.getpid())
+    run.say(f"run folder: {run.folder}")
     return run
 
 # %% ../nbs/32_runs.ipynb #3ebc0421
@@ -314,7 +322,7 @@ def write_training(
     run.write("figures/scores.png", segmenter.plot_history())
     run.write("logs/scores.csv", pd.DataFrame(segmenter.history_).to_csv(index=False))
 
-# %% ../nbs/32_runs.ipynb #6826c4c1
+# %% ../nbs/32_runs.ipynb #3e6647e6
 @contextmanager
 def stage(
     run: Run,
@@ -334,20 +342,20 @@ def stage(
         raise
     run.note(**spent())
 
-def _prepare(settings, folder, quiet):
-    "Check all that can be checked, read the images, begin the run."
+def _checked_images(settings, folder):
+    "The images, after all has been checked that can be checked without them."
     settings.trainer.check_devices()
     check_folder(folder, settings)
-    data, parts = load_images(settings.data)
-    return begin_run(folder, settings, quiet), data, parts
+    return load_images(settings.data)
 
 @contextmanager
-def _alone(run):
-    "Keeps other runs out of the folder."
-    lock = FileLock(run.folder / ".lock")
+def _begun(settings, folder, quiet):
+    "A run whose folder no other process works in."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / LOCK)
     try: main_process() and lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"another process is at work in {run.folder}; wait for it, or choose another folder") from None
-    try: yield
+    except Timeout: raise ValueError(f"another process is at work in {folder}; wait for it, or choose another folder") from None
+    try: yield begin_run(folder, settings, quiet)
     finally: lock.release()
 
 def _find_clusters(run, data, parts, progress, clusters_of):
@@ -359,7 +367,7 @@ def _find_clusters(run, data, parts, progress, clusters_of):
         if main_process() and not (run.folder / "figures" / "plane.png").is_file(): plot_clustering(run, parts, clusterer, clusters)
     return clusterer, clusters
 
-# %% ../nbs/32_runs.ipynb #fa5f3e51
+# %% ../nbs/32_runs.ipynb #2afa5751
 def run_clusters(
     settings: Settings,
     folder,  # of the run: new, or that of the same run
@@ -368,8 +376,8 @@ def run_clusters(
     clusters_of=None,  # folder of a run whose clusterer is taken, perhaps mended by hand; None: find clusters
 ) -> Run:
     "The first half of a run: look at the images, find the clusters."
-    run, data, parts = _prepare(settings, folder, quiet)
-    with _alone(run):
+    data, parts = _checked_images(settings, folder)
+    with _begun(settings, folder, quiet) as run:
         _find_clusters(run, data, parts, progress, clusters_of)
         write_report(run.folder)
     return run
@@ -384,8 +392,8 @@ def run_train(
 ) -> Run:  # its status says whether it is finished
     "A whole run."
     if check_folder(folder, settings)["state"] == "finished": return Run(Path(folder), settings, quiet)
-    run, data, parts = _prepare(settings, folder, quiet)
-    with _alone(run):
+    data, parts = _checked_images(settings, folder)
+    with _begun(settings, folder, quiet) as run:
         clusterer, clusters = _find_clusters(run, data, parts, progress, clusters_of)
         with stage(run, "training"):
             segmenter = train_run(run, parts, clusterer, clusters, callbacks, progress)
