@@ -42,7 +42,7 @@ __all__ = ['PRECISIONS', 'QUICK', 'PARTS', 'WARM_UP', 'PLAIN', 'AS_RUN', 'BenchS
            'network_times', 'speed_ups', 'images_per_second', 'load_rates', 'stage_rates', 'matmul_rate', 'one_batch',
            'step_flops', 'ConvolutionShare', 'convolution_seconds', 'gpu_table', 'Benchmark', 'benchmark', 'main']
 
-# %% ../nbs/29_bench.ipynb #612114b8
+# %% ../nbs/29_bench.ipynb #9111342a
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # Lightning's names
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BenchSettings:
         for name in ("size", "width", "images", "targets", "clusters", "projections", "steps", "rounds"):
             if getattr(self, name) < 1: raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         if self.size < 8 or self.depth < 0: raise ValueError(f"size={self.size} and depth={self.depth}; expected at least 8 and 0")
-        if not 2 <= self.clusters or not self.targets <= min(self.clusters, self.images): raise ValueError(f"clusters={self.clusters}, targets={self.targets} and images={self.images}; expected at least 2 clusters, and no more targets than clusters and images")
+        if self.clusters < 2 or self.targets > self.clusters or self.images % self.targets: raise ValueError(f"clusters={self.clusters}, targets={self.targets} and images={self.images}; expected at least 2 clusters, no more targets than clusters, and images that can be divided among the targets")
         if self.precision not in PRECISIONS: raise ValueError(f"precision={self.precision!r}; expected {', '.join(map(repr, PRECISIONS))}")
         if self.device not in ("cpu", "cuda"): raise ValueError(f"device={self.device!r}; expected 'cpu' or 'cuda'")
         if self.device == "cuda" and not torch.cuda.is_available(): raise ValueError("device='cuda', but PyTorch finds no GPU here; leave --gpu out to measure the CPU, or install a PyTorch that was built for your GPU and driver")
@@ -123,7 +123,7 @@ def _peak_memory(device):
     except ImportError: return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
-# %% ../nbs/29_bench.ipynb #e3e62117
+# %% ../nbs/29_bench.ipynb #bd1c6d4f
 PARTS = {"forward": "forward of the network", "backward": "backward of the network", "objective": "composites, background loss, divergence; there and back", "optimiser": "Adam, and a check of the gradients",
          "averaging": "running average of the weights", "dealing": "batches: dealt, fetched, moved to the device", "rest": "Lightning, logging, callbacks"}
 _ACTIONS = {"network forward": "forward", "network backward": "backward", "averaging": "averaging", "training_step": "objective", ".backward": "objective", "optimizer_step": "optimiser", "zero_grad": "optimiser",
@@ -141,6 +141,7 @@ class StepTimes(Profiler):
 
     def start(self, action_name):
         if action_name.endswith("on_after_backward") and self.open and self.open[-1][0] == "network backward": self.stop("network backward")
+        if action_name in (name for name, *_ in self.open): return  # a second forward pass in a step has its gradient within the first one's
         now = _now(self.device)
         if "train_dataloader_next" in action_name: self.begun.append(now); self.rows.append(defaultdict(float))
         self.open.append([action_name, now, 0.0])

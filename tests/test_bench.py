@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from bgcs.bench import AS_RUN, PARTS, PLAIN, QUICK, Benchmark, BenchSettings, bench_clusters, bench_images, gpu_table, machine, main, network_times, network_variants, outside, speed_ups, stage_rates, step_times, watched
 from bgcs.masknet import UNet, kept_memory
+from bgcs.segment import Objective, Segmenter
 
 TINY = BenchSettings(size=16, width=4, depth=1, images=8, projections=20, steps=3, rounds=2)
 OPTIONS = ["--size", "16", "--width", "4", "--depth", "1", "--images", "8", "--projections", "20", "--steps", "2", "--rounds", "1"]
@@ -30,8 +31,9 @@ class Clock(L.Callback):
     def on_train_batch_start(self, *_): self.begun.append(time.perf_counter())
 
 
-def test_parts_add_up_to_the_step(data):
-    clock, segmenter = Clock(), TINY.segmenter()
+@pytest.mark.parametrize("objective", [TINY.segmenter().objective, Objective(opening=0), Objective(opening=1)], ids=["paper", "recomposition", "mosaics"])
+def test_parts_add_up_to_the_step(data, objective):
+    clock, segmenter = Clock(), Segmenter(base_width=4, depth=1, objective=objective)
     with watched(segmenter) as times:
         segmenter.fit(data, bench_clusters(data, 4), steps=8, epochs=1, per_cluster=2, n_real=2, held_out=None, progress=False, accelerator="cpu", callbacks=[clock], profiler=times)
     parts = times.parts()
