@@ -334,7 +334,7 @@ class Panel:
 
     def _ipython_display_(self): display(self.view)
 
-# %% ../nbs/28_monitor.ipynb #bddd281a
+# %% ../nbs/28_monitor.ipynb #f78dcd7b
 class TrainingMonitor(Panel, L.Callback):
     "Shows training as it runs, takes it in hand, and keeps what it showed."
     def __init__(self,
@@ -476,7 +476,7 @@ class TrainingMonitor(Panel, L.Callback):
         self._save(frame)
         if kind == "snapshot" and self.folder is not None: segmenter.save(self.folder / f"snapshot_{self.step:06}")
         self._draw_curves()
-        self._say(trainer, frames=True, said={"epoch": f"Epoch {frame.epoch} of {self._epochs}: {frame.text(frame is self.history.best)}", "snapshot": f"Kept a snapshot of step {self.step}" + (f", with the model, in {self.folder}" if self.folder else ""), "stop": ""}[kind])
+        self._say(trainer, frames=True, said={"epoch": f"Epoch {frame.epoch} of {self._epochs} has ended: {frame.text(frame is self.history.best).partition(', ')[2]}", "snapshot": f"Kept a snapshot of step {self.step}" + (f", with the model, in {self.folder}" if self.folder else ""), "stop": ""}[kind])
 
     def _rest(self, trainer, segmenter):
         "Wait, and listen."

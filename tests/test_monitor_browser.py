@@ -154,7 +154,7 @@ def test_another_day_the_history_plays(session):
     assert "Training, stopped" in view.inner_text()
     view.get_by_role("button", name="Play").click()
     until(page, lambda: view.locator(".at").inner_text().startswith("epoch 2"), 10)
-    until(page, lambda: view.locator(".at").inner_text().startswith("when stopped") and "Play" in view.inner_text(), 60)
+    until(page, lambda: view.get_by_role("slider").evaluate("e => e.value === e.max") and "Play" in view.inner_text(), 60)
 
 
 def test_where_training_holds_the_kernel_a_button_that_is_not_heard_says_so(session):
