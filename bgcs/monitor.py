@@ -168,7 +168,7 @@ class History:
 class Pace:
     "Keeps the time of a training: its speed of late, what is left, and what watching took."
     def __init__(self,
-        share: float = 0.03,  # of the time that watching may take
+        share: float = 0.02,  # of the time that watching may take
         clock=time.monotonic,  # gives seconds
         window: float = 20,  # seconds by which the speed is measured
     ):
@@ -344,7 +344,7 @@ class TrainingMonitor(Panel, L.Callback):
         n: int = 10,  # images to watch, where none are given
         random_state: int = 0,  # seed by which they are picked
         every: float = 0.5,  # seconds between updates, at least
-        share: float = 0.03,  # of training time that updates may take; pictures at the end of epochs come on top
+        share: float = 0.02,  # of training time that updates may take; pictures at the end of epochs come on top
     ):
         if n < 1: raise ValueError(f"n={n}; expected at least 1 image to watch")
         if images is not None and not len(images): raise ValueError("there are no images to watch; give some object images, or None for some of those trained on")
