@@ -168,7 +168,7 @@ class History:
 class Pace:
     "Keeps the time of a training: its speed of late, what is left, and what watching took."
     def __init__(self,
-        share: float = 0.03,  # of the time that watching may take
+        share: float = 0.02,  # of the time that watching may take
         clock=time.monotonic,  # gives seconds
         window: float = 20,  # seconds by which the speed is measured
     ):
@@ -246,7 +246,7 @@ class MonitorView(anywidget.AnyWidget):
     curves = T.Dict().tag(sync=True)  # by name 'x', 'y'
     shown = T.Int(-1).tag(sync=True)  # number of a frame; -1: the newest
 
-# %% ../nbs/28_monitor.ipynb #37acd55a
+# %% ../nbs/28_monitor.ipynb #2d149a53
 CALLED = {"score": "score", "paste_iou": "pasted found again, IoU", "two_sample_auc": "composites told apart, AUC"}  # criteria that are drawn
 EMPTY = "No training yet. Give me to fit: segmenter.fit(data, clusters, callbacks=[monitor]). Or let me begin it in the background, which leaves the notebook free and the buttons heard at once: monitor.fit(segmenter, data, clusters)."
 UNDER_WAY = ("preparing", "running", "paused")
@@ -320,7 +320,8 @@ class Panel:
             if sent[frame.file] is None or sent[frame.file].value != frame.picture: sent[frame.file] = W.Image(value=frame.picture)
         gone, self._sent = [image for image in self._sent.values() if all(image is not other for other in sent.values())], sent
         self.view.frames = [sent[frame.file] for frame in self.frames]
-        self.view.marks = [{"text": frame.text(frame is self.history.best), "step": frame.step} for frame in self.frames]
+        best = self.history.best
+        self.view.marks = [{"text": frame.text(frame is best), "step": frame.step} for frame in self.frames]
         for image in gone: image.close()
 
     def _draw_curves(self):
@@ -333,7 +334,7 @@ class Panel:
 
     def _ipython_display_(self): display(self.view)
 
-# %% ../nbs/28_monitor.ipynb #d0e6d46a
+# %% ../nbs/28_monitor.ipynb #f78dcd7b
 class TrainingMonitor(Panel, L.Callback):
     "Shows training as it runs, takes it in hand, and keeps what it showed."
     def __init__(self,
@@ -343,7 +344,7 @@ class TrainingMonitor(Panel, L.Callback):
         n: int = 10,  # images to watch, where none are given
         random_state: int = 0,  # seed by which they are picked
         every: float = 0.5,  # seconds between updates, at least
-        share: float = 0.03,  # of training time that updates may take; pictures at the end of epochs come on top
+        share: float = 0.02,  # of training time that updates may take; pictures at the end of epochs come on top
     ):
         if n < 1: raise ValueError(f"n={n}; expected at least 1 image to watch")
         if images is not None and not len(images): raise ValueError("there are no images to watch; give some object images, or None for some of those trained on")
@@ -393,8 +394,7 @@ class TrainingMonitor(Panel, L.Callback):
         self.history.steps, self.history.ended, self.history.rows = int(trainer.estimated_stepping_batches), "running", "images, masks" + ("" if self._watched.masks is None else ", true masks")
         self._processes, self._epochs, self._begun, self.phase, self.step = trainer.world_size, -(-self.history.steps // trainer.num_training_batches), True, "running", trainer.global_step
         if self._processes > 1: self._texts["note"] = f"Training runs in {self._processes} processes; the first of them shows and writes this. They cannot be paused."
-        self._pace = Pace(self.share)
-        self._pace.rested, self._recent, self._told, self._drawn, self._written, self._pictured = -self.history.seconds, [], -math.inf, -math.inf, -math.inf, -math.inf
+        self._pace, self._before, self._recent, self._updated, self._drawn, self._pictured, self._dear = Pace(self.share), self.history.seconds, [], -math.inf, -math.inf, -math.inf, 0.0
         with self._watching(): self._live, self._pictured = self._picture(segmenter)[0], self._pace.clock()
         self._draw_curves()
         self._say(trainer, frames=True)
@@ -429,13 +429,14 @@ class TrainingMonitor(Panel, L.Callback):
         with self._watching(): self._keep("epoch", trainer, segmenter)
         if self._stopping.is_set(): segmenter.stop()
 
-    def on_fit_end(self, trainer, segmenter): trainer.is_global_zero and self._end("finished", f"Finished after {duration(self.history.seconds)}.")
+    def on_fit_end(self, trainer, segmenter): trainer.is_global_zero and self._end("finished", f"Finished after {duration(self._before + self._pace.seconds)}." if self._begun else "Nothing was left to train.")
 
     def on_exception(self, trainer, segmenter, error):
         if not trainer.is_global_zero: return
         if isinstance(error, Stopped):
             if not any(frame.step == self.step for frame in self.frames): self._keep("stop", trainer, segmenter)
             self._end("stopped", f"Stopped after step {self.step} of {self.history.steps}; the segmenter is usable as it is.")
+        elif isinstance(error, KeyboardInterrupt): self._end("stopped", f"Interrupted in the middle of a step, after step {self.step}; the segmenter is usable as it is.")
         else: self._end("failed", f"{type(error).__name__}: {error}")  # also before the first step
 
     # ---- what is done with it ----
@@ -448,36 +449,34 @@ class TrainingMonitor(Panel, L.Callback):
     def _update(self, trainer, segmenter):
         "Show this moment, where it is time to, and watching hasn't taken more than its share."
         now, pace = self._pace.clock(), self._pace
-        if now - self._told < self.every and not self._keeping.is_set(): return
-        if not pace.affords() and now - self._told < 10 * self.every: return
+        if now - self._updated < self.every and not self._keeping.is_set(): return
+        if not pace.affords() and now - self._updated < 10 * self.every: return
         if now - self._pictured > 4 * self.every and pace.affords(self._dear):
-            self._live, _, _ = self._picture(segmenter)
+            self._live, _ = self._picture(segmenter)
             self._pictured, self._dear = now, self._pace.clock() - now
         if now - self._drawn > 4 * self.every: self._take_losses(), self._draw_curves(); self._drawn = now
         self._say(trainer)
-        self._told = now
-
-    _dear = 0.0  # seconds that a picture took
+        self._updated = now
 
     def _picture(self, segmenter):
         "The images watched with their masks now; also the mean IoU, where they have masks."
         masks, truth = segmenter.predict(self._watched), self._watched.masks
         segmenter.train()
         rows = [self._watched.images[:], masks, *([] if truth is None else [truth[:].float()])]
-        return watched_picture(rows), masks, None if truth is None else float(mask_iou(harden(masks, 0.5), truth[:].float()).mean())
+        return watched_picture(rows), None if truth is None else float(mask_iou(harden(masks, 0.5), truth[:].float()).mean())
 
     def _keep(self, kind, trainer, segmenter):
         "Make a frame of this moment."
         self._keeping.clear()
         self._take_losses()
-        self._live, _, iou = self._picture(segmenter)
+        self._live, iou = self._picture(segmenter)
         judged = next((c.history[-1] for c in trainer.callbacks if isinstance(c, _Best) and c.history and c.history[-1]["step"] == self.step), {})
         frame = Frame(kind, trainer.current_epoch + 1, self.step, self._live, {name: value for name, value in judged.items() if name not in ("step", "opening")}, iou)
         self.history.frames = [other for other in self.frames if other.file != frame.file] + [frame]
         self._save(frame)
         if kind == "snapshot" and self.folder is not None: segmenter.save(self.folder / f"snapshot_{self.step:06}")
         self._draw_curves()
-        self._say(trainer, frames=True, said={"epoch": f"Epoch {frame.epoch} of {self._epochs}: {frame.text(frame is self.history.best)}", "snapshot": f"Kept a snapshot of step {self.step}" + (f", with the model, in {self.folder}" if self.folder else ""), "stop": ""}[kind])
+        self._say(trainer, frames=True, said={"epoch": f"Epoch {frame.epoch} of {self._epochs} has ended: {frame.text(frame is self.history.best).partition(', ')[2]}", "snapshot": f"Kept a snapshot of step {self.step}" + (f", with the model, in {self.folder}" if self.folder else ""), "stop": ""}[kind])
 
     def _rest(self, trainer, segmenter):
         "Wait, and listen."
@@ -499,8 +498,12 @@ class TrainingMonitor(Panel, L.Callback):
         self._recent = []
 
     def _save(self, picture=None):
-        self.history.done, self.history.seconds = self.step, self._pace.seconds
-        if self.folder is not None: self.history.save(self.folder, picture)
+        self.history.done, self.history.seconds = self.step, self._before + self._pace.seconds
+        if self.folder is None: return
+        try: self.history.save(self.folder, picture)
+        except OSError as error:  # training is worth more than its pictures
+            warnings.warn(f"the history of training is not written any more: {error}")
+            self.folder, self._texts["note"] = None, f"The history is not written any more: {error}"
 
     def _say(self, trainer, frames=False, **texts):
         left, speed, (memory, where) = self._pace.left(self.history.steps), self._pace.images_per_second, memory_in_use(trainer.strategy.root_device)
@@ -515,7 +518,7 @@ class TrainingMonitor(Panel, L.Callback):
         self.phase, self._live = phase, b""
         best = self.history.best
         self._draw_curves()
-        self._tell(frames=True, title=_told(self.history) if self._begun or self.frames else "Training failed", facts="", note="", empty="", said=said + (f" Epoch {best.epoch} was best by the criteria, and its weights are kept." if best and phase != "failed" else ""))
+        self._tell(frames=True, title=_told(self.history) if self.history else f"Training, {phase}", facts="", note="", empty="", said=said + (f" Epoch {best.epoch} was best by the criteria, and its weights are kept." if best and phase != "failed" else ""))
 
     # ---- in the background ----
     def fit(self,
@@ -539,9 +542,7 @@ class TrainingMonitor(Panel, L.Callback):
         except BaseException as error:
             self._error, self.phase, self._live = error, "failed", b""
             self._tell(title="Training failed", facts="", said=f"{type(error).__name__}: {error}\nmonitor.wait() raises it with its traceback.", empty="")
-        else:
-            if self.phase in UNDER_WAY: self._end("finished", "Nothing was left to train.")
-            self._tell(said=f"{self._texts.get('said', '')} Threshold {segmenter.threshold_:.2f}. monitor.result_ is the segmenter.".strip())
+        else: self._tell(said=f"{self._texts.get('said', '')} Threshold {segmenter.threshold_:.2f}. monitor.result_ is the segmenter.".strip())
         finally:
             self._behind = False
             self._over.set()

@@ -97,7 +97,7 @@ def test_a_stopped_training_goes_on_with_its_history(tmp_path, unwatched):
     assert [row["step"] for row in second.history.curves.rows] == list(range(1, 31)) and second.history.seconds > first.history.seconds
     finished = TrainingMonitor(WATCHED, folder=tmp_path / "history")
     fit(small(), finished, folder=tmp_path / "checkpoints", save_every=5, held_out=0.2)  # nothing is left to do
-    assert len(finished.frames) == 4 and latest_checkpoint(tmp_path / "checkpoints").stat().st_size < 2_000_000
+    assert len(finished.frames) == 4 and "Nothing was left to train" in finished.view.state["said"] and latest_checkpoint(tmp_path / "checkpoints").stat().st_size < 2_000_000
     opened = TrainingMonitor.open(tmp_path / "history")
     assert opened.history == second.history and not list((tmp_path / "history").glob(".*"))
 
@@ -179,6 +179,13 @@ def test_a_run_folder_opens_too(tmp_path):
     opened = TrainingMonitor.open(tmp_path)
     assert [mark["text"] for mark in opened.view.marks] == [mark["text"] for mark in monitor.view.marks] and opened.plot_history() and opened.plot_losses()
     assert "30 of 30 steps" in opened.view.state["title"]
+
+
+def test_training_goes_on_where_the_folder_cannot_be_written(tmp_path):
+    monitor = TrainingMonitor(WATCHED, folder=tmp_path / "there")
+    (tmp_path / "there").write_text("a file, not a folder")
+    with pytest.warns(UserWarning, match="not written any more"): segmenter = behind(monitor).wait()
+    assert segmenter.threshold_ and len(monitor.frames) == 3
 
 
 def test_a_snapshot_keeps_the_model(tmp_path):
