@@ -323,6 +323,7 @@ def choose_threshold(
     by: str = "score",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
     batch_size: int = 256,  # images at a time
+    most_false: float = 0.25,  # share of the area of background-only images that may be marked; thresholds that mark more are left out, where others don't
 ) -> ThresholdChoice:
     "The best of some thresholds by a criterion; of those that are equally good, the one nearest to 0.5."
     from tqdm.auto import tqdm
@@ -330,8 +331,10 @@ def choose_threshold(
     if not thresholds: raise ValueError("thresholds is empty; expected at least one, such as 0.5")
     exam = _Exam(model, held_out, batch_size)
     bar = tqdm(thresholds, desc="Thresholds", disable=not progress, delay=1, leave=False)
-    table = pd.DataFrame([exam.at(t, (by,)) for t in bar], index=pd.Index(thresholds, name="threshold"))
-    best = table[by].idxmin() if by in LOWER_IS_BETTER else table[by].idxmax()
+    table = pd.DataFrame([exam.at(t, (by, "false_positive_area")) for t in bar], index=pd.Index(thresholds, name="threshold"))
+    sound = table[table["false_positive_area"] <= most_false]  # all marked, all pasted, all found again: consistent, and of no use
+    judged = (sound if len(sound) else table)[by]
+    best = judged.idxmin() if by in LOWER_IS_BETTER else judged.idxmax()
     return ThresholdChoice(float(best), by, table.sort_index())
 
 # %% ../nbs/21_choose.ipynb #812b8544
