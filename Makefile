@@ -11,7 +11,7 @@ help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.installed ## run the quickstart from images to masks; leaves everything in one folder under runs/
-	@$(PY) -m bgcs.experiments nbs/tutorials/quickstart.ipynb --runs runs
+	@$(PY) -m bgcs notebook nbs/tutorials/quickstart.ipynb --runs runs
 
 lab: $(VENV)/.installed ## open the quickstart in JupyterLab
 	@$(PY) -m jupyter lab nbs/tutorials/quickstart.ipynb

@@ -9,8 +9,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -29,14 +29,15 @@ def replace_file(
 ):
     "Write a file that replaces an older one only when it is complete."
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file:
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with open(part, "xb") as file:
         try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
+            os.replace(part, path)
         except BaseException as error:
-            Path(file.name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 intact = "; what was there before is intact" if path.exists() else ""
                 raise OSError(error.errno, f"the disk is full: {path.name} needs {len(content) / 1e6:.1f} MB and {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free{intact}. Make room, then go on", str(path)) from None

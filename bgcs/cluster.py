@@ -248,6 +248,7 @@ class BackgroundClusterer(BaseEstimator):
 
     def fit(self,
         data: ImageSet,  # its background-only images are used
+        folder=None,  # for checkpoints of the encoder, from which its unfinished training goes on; None: none
     ):
         "Train an encoder on the background-only images and cluster them; learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."
         self._check_settings()
@@ -258,7 +259,7 @@ class BackgroundClusterer(BaseEstimator):
         channels, height, width = data.shape
         self.patch_size_ = self.patch_size or max(8, min(height, width) * 3 // 8)
         self.encoder_ = copy.deepcopy(make_encoder(self.encoder, channels, self.patch_size_, self.dim, self.random_state))
-        if not self.encoder_.fitted: self.encoder_.fit(images, epochs=self.epochs, random_state=self.random_state, accelerator=self.accelerator, progress=self.progress)
+        if not self.encoder_.fitted: self.encoder_.fit(images, epochs=self.epochs, random_state=self.random_state, accelerator=self.accelerator, progress=self.progress, folder=folder)
         patches = self._embed_patches(images)
         self.embeddings_ = self._mean(patches)
         self._cluster()

@@ -391,6 +391,7 @@ class Segmenter(Trainable):
         if steps: ax.axvline(steps[_last_best(scores)], color="tab:orange", lw=1)
         else: ax.set_title("no epoch was judged: too few images held out, or none", fontsize=8)
         ax.set(xlabel="step", ylabel="score")
+        fig.tight_layout(pad=0.3)
         plt.close(fig)
         return fig
 
@@ -484,6 +485,7 @@ class _Best(L.Callback):
     def on_train_epoch_end(self, trainer, segmenter):
         if self.held_out is None: return
         self.history.append({"step": trainer.global_step, "opening": self.opening} | criteria(segmenter, self.held_out, names=("score",)))
+        segmenter.history_ = self.history
         segmenter.train()
         scores = [at["score"] for at in self.history]
         if _last_best(scores) == len(scores) - 1:

@@ -369,7 +369,7 @@ def train(
         with _sharing_files(apart): _run(trainer, module, loader, validation, start, what)
         if apart: _fetch(trainer, module, folder)
     if module.skipped: warnings.warn(f"{module.skipped} batches were skipped, as their loss or gradient was not finite")
-    if module.asked == "terminate": raise SystemExit(143)
+    if module.asked in ("terminate", "requeue"): raise SystemExit(143)
     return trainer
 
 @contextmanager

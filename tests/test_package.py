@@ -11,6 +11,7 @@ import bgcs
 
 PACKAGE = Path(bgcs.__file__).parent
 ROOMS = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("_"))
+WIDGETS = [room for room in ROOMS if room in ("widgets", "explorer", "viewer", "monitor")]  # these need ipywidgets, the others do not
 ORDER = [p.stem[3:] for p in sorted((PACKAGE.parent / "nbs").glob("[0-9][0-9]_*.ipynb"))]  # notebooks are numbered in the order of the rooms
 
 
@@ -27,9 +28,15 @@ def test_import_is_quick_and_light():
 
 
 def test_heavy_libraries_wait_until_used():
-    loaded = modules_after("import " + ", ".join(f"bgcs.{room}" for room in ROOMS if room not in ("widgets", "monitor")))
-    assert not loaded & {"umap", "jscatter", "nbdev", "fastcore", "execnb"}
-    assert "umap" not in modules_after("import bgcs.widgets")
+    loaded = modules_after("import " + ", ".join(f"bgcs.{room}" for room in ROOMS if room not in WIDGETS))
+    assert not loaded & {"umap", "ipywidgets", "anywidget", "nbdev", "fastcore", "execnb"}
+    assert "umap" not in modules_after("import " + ", ".join(f"bgcs.{room}" for room in WIDGETS))
+
+
+def test_what_runs_in_the_browser_is_installed_too(tmp_path):
+    subprocess.run([sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "build_py", "--build-lib", tmp_path / "lib"], cwd=PACKAGE.parent, check=True, capture_output=True)
+    there = {p.name for p in (tmp_path / "lib" / "bgcs").iterdir()}
+    assert {p.name for p in PACKAGE.iterdir() if p.suffix in (".js", ".css", ".py")} <= there
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import QUICKSTART, ROOT, TINY
 
-from bgcs.experiments import run_notebook
+from bgcs.notebooks import run_notebook
 from bgcs.segment import Segmenter
 
 

@@ -1,10 +1,8 @@
 "Killed, interrupted, out of numbers, memory or disk: training ends as it should, and goes on where it was."
 import os
-import random
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -80,35 +78,55 @@ def test_killed_twenty_times_it_ends_with_the_same_weights(tmp_path):
     assert found["same"] and found["threshold"] and found["history"]
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_signals_end_training_with_the_step_saved(number, code, data, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(f"""
-        import warnings; warnings.simplefilter("ignore")
-        import sys, time, torch, lightning as L
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_survival import fit
-        from bgcs.datasets import digits_on_textures
-        class Slow(L.Callback):
-            def on_train_batch_end(self, trainer, *rest):
-                if trainer.global_step == 5: print("ready", flush=True)
-                time.sleep(0.1)
-        torch.set_num_threads(1)
-        done = fit(digits_on_textures(n=90, image_size=24), callbacks=[Slow()], folder={str(tmp_path / "run")!r}, save_every=1000)
-        masks = done.predict(digits_on_textures(n=2, image_size=24).images)
-        print("usable", bool(masks.isfinite().all()), flush=True)
-        """))
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+SLOW = """
+import warnings; warnings.simplefilter("ignore")
+import sys, time, torch, lightning as L
+sys.path.insert(0, {tests!r})
+from test_survival import fit
+from bgcs.datasets import digits_on_textures
+class Slow(L.Callback):
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == 5: print("ready", flush=True)
+        time.sleep(0.1)
+torch.set_num_threads(1)
+done = fit(digits_on_textures(n=90, image_size=24), callbacks=[Slow()], folder={folder!r}, save_every=1000)
+masks = done.predict(digits_on_textures(n=2, image_size=24).images)
+print("usable", bool(masks.isfinite().all()), flush=True)
+"""
+
+
+def signalled(number, folder, **environment):
+    "A training in a process of its own that gets a signal after its fifth step; exit code, output, errors."
+    process = subprocess.Popen([sys.executable, "-c", SLOW.format(tests=str(Path(__file__).parent), folder=str(folder))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     while (line := process.stdout.readline()) and line != "ready\n": pass
     process.send_signal(number)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == code and ("usable True" in out) == (number == signal.SIGINT) and "Traceback" not in err, (process.returncode, out, err)
-    step = read_checkpoint(latest_checkpoint(tmp_path / "run"))["global_step"]
-    assert 5 <= step <= 8
-    threads = torch.get_num_threads()
+    return process, *process.communicate(timeout=100)
+
+
+def goes_on_to_the_same_end(data, folder):
+    step, threads = read_checkpoint(latest_checkpoint(folder))["global_step"], torch.get_num_threads()
     torch.set_num_threads(1)
-    try: assert same(fit(data, folder=tmp_path / "run"), fit(data))
+    try: return 5 <= step <= 8 and same(fit(data, folder=folder), fit(data))
     finally: torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_signals_end_training_with_the_step_saved(number, code, data, tmp_path):
+    process, out, err = signalled(number, tmp_path)
+    assert process.returncode == code and ("usable True" in out) == (number == signal.SIGINT) and "Traceback" not in err, (process.returncode, out, err)
+    assert goes_on_to_the_same_end(data, tmp_path)
+
+
+def test_slurm_job_saves_and_queues_itself_again(data, tmp_path):
+    "The cluster is played by its environment variables and a `scontrol` that notes what it was asked."
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path / 'asked'}\n")
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    process, out, err = signalled(signal.SIGUSR1, tmp_path / "run", **slurm, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert process.returncode == 143 and "usable" not in out and "Traceback" not in err, (process.returncode, out, err)
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    assert goes_on_to_the_same_end(data, tmp_path / "run")
 
 
 def test_other_settings_are_refused_by_name(data, tmp_path):

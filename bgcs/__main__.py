@@ -1,0 +1,6 @@
+"""The command line as `python -m bgcs`."""
+import sys
+
+from .experiments import main
+
+if __name__ == "__main__": sys.exit(main())

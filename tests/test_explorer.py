@@ -1,0 +1,415 @@
+"""The explorer without a browser: what is selected, what is edited, what is said; planes, pictures, files, bad input."""
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.exceptions import NotFittedError
+
+from bgcs.cluster import BackgroundClusterer, Edits
+from bgcs.explorer import ClusterEditor, ClusterExplorer, umap_plane
+from bgcs.files import read_image
+from bgcs.images import from_arrays
+
+KINDS = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BGCS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def images(n_objects=60, n_backgrounds=90, channels=1, size=16, seed=0, **columns):
+    "Stripes, dots and noise, every third one each; object images have a bright square in the middle."
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    kinds = np.stack([(x // 2 % 2), ((x % 4 == 0) & (y % 4 == 0)), (x + y) // 3 % 2]).astype(float)
+    pixels = kinds[np.arange(n_objects + n_backgrounds) % KINDS][:, None] * 0.5 + 0.3 * rng.random((n_objects + n_backgrounds, channels, size, size))
+    pixels[:n_objects, :, 6:10, 6:10] = 1
+    return from_arrays((pixels[:n_objects] * 0.99).astype(np.float32), (pixels[n_objects:] * 0.99).astype(np.float32), channel_axis=1, **columns)
+
+
+@pytest.fixture(scope="module")
+def data(): return images()
+
+
+def fitted(data, k=KINDS + 1, **settings): return BackgroundClusterer(k, encoder="pca", progress=False, **settings).fit(data)
+
+
+@pytest.fixture
+def editor(data): return ClusterEditor(fitted(data), data)
+
+
+@pytest.fixture
+def explorer(data):
+    explorer = ClusterExplorer(fitted(data), data)
+    yield explorer
+    explorer.stop()
+
+
+def says(explorer): return explorer.view.panel["said"]
+
+
+def from_page(explorer, action, **content):
+    "What the view's button sends, and what comes back."
+    answers = []
+    explorer.view.send = lambda answer, buffers=None: answers.append((answer, buffers))
+    explorer.view._handle_custom_msg({"do": action, "id": 7, **content}, [])
+    (answer, buffers), = answers
+    assert answer["done"] == 7
+    return answer, buffers
+
+
+def selected_on_page(explorer, points):
+    buffer = memoryview(np.asarray(points, np.uint32).tobytes())
+    explorer.view._handle_msg({"content": {"data": {"method": "update", "state": {}, "buffer_paths": [["selected"]]}}, "buffers": [buffer]})
+
+
+# ---- edits ----------------------------------------------------------------------------------------------------------------
+
+def agrees(editor):
+    "The editor's clusters are those that the clusterer gives these images."
+    predicted = editor.clusterer.predict(editor.data).numpy()[editor.points.numbers]
+    assert (editor.clusters == predicted).all()
+
+
+def some_edit(editor, draw):
+    "An edit that is possible now."
+    there = editor.edits.clusters
+    editor.select(draw(st.lists(st.sampled_from(editor.points.numbers.tolist()), min_size=1, max_size=30)))
+    actions = {"rename": lambda: editor.rename("new", draw(st.sampled_from(there))), "move": lambda: editor.move(draw(st.sampled_from([*there, -1]))), "drop": lambda: editor.drop(there[-1]),
+               "merge": lambda: editor.merge(*draw(st.permutations(there))[:2]), "split_off": editor.split_off, "split": lambda: editor.split(there[0])}
+    possible = [name for name in actions if len(there) > 1 or name not in ("merge", "drop")]
+    try: actions[draw(st.sampled_from(possible))]()
+    except ValueError as error: assert any(word in str(error) for word in ("too few", "select", "no background-only")), error  # too small to be split
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.data())
+def test_edits_can_all_be_undone_and_made_again(drawn):
+    editor = ClusterEditor(SHARED[0], SHARED[1])
+    editor.edits = Edits(KINDS + 1)
+    learned, names = editor.clusters.copy(), editor.edits.names
+    for _ in range(drawn.draw(st.integers(1, 6))): some_edit(editor, drawn.draw)
+    agrees(editor)
+    after, steps = editor.clusters.copy(), editor.edits.steps
+    for _ in steps: editor.undo()
+    assert (editor.clusters == learned).all() and editor.edits.names == names
+    with pytest.raises(ValueError, match="no edit to undo"): editor.undo()
+    for _ in steps: editor.redo()
+    assert (editor.clusters == after).all() and editor.edits.steps == steps
+    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
+
+
+SHARED = (fitted(images()), images())
+
+
+def test_a_new_edit_forgets_what_was_undone(editor):
+    editor.merge(0, 1)
+    editor.undo()
+    editor.rename("sand", 2)
+    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
+
+
+def test_edits_made_elsewhere_are_seen(editor):
+    editor.merge(0, 1)
+    editor.undo()
+    editor.clusterer.split_cluster(2)
+    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
+    agrees(editor)
+
+
+def test_splitting_off_finds_what_was_selected(editor):
+    whole = editor.clusterer.edits_.clusters
+    editor.merge(*whole)
+    kind = np.arange(90) % KINDS
+    editor.select(60 + np.flatnonzero(kind == 1)[:20])
+    editor.split_off()
+    new = max(editor.edits.clusters)
+    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # the rest of the kind, too, though it was not selected
+    agrees(editor)
+
+
+def test_refusals_say_what_to_do(editor):
+    for text, f in {"at least two": lambda: editor.merge(0), "there is no cluster 9": lambda: editor.merge(0, 9), "images of 0 clusters": editor.split, "no image is selected": lambda: editor.move(0),
+                    "no cluster to drop": editor.drop, "the new name is empty": lambda: editor.rename(" ", 0), "there is no cluster 8": lambda: editor.select_cluster(8), "expected 'replace', 'add' or 'remove'": lambda: editor.select([60], "more"),
+                    "for 9 clusters, and the clusterer learned 4": lambda: setattr(editor, "edits", Edits(9))}.items():
+        with pytest.raises(ValueError, match=text): f()
+    assert editor.edits == Edits(4)
+
+
+def test_selection(editor):
+    editor.select([60, 70, 61])
+    assert editor.selection.tolist() == [60, 61, 70]
+    editor.select([62], "add"); editor.select([60], "remove")
+    assert editor.selection.tolist() == [61, 62, 70] and len(editor.data[editor.selection]) == 3
+    editor.select(~editor.data.presence.numpy())
+    assert len(editor.selection) == 90
+    editor.select_cluster(1, 2)
+    assert editor.touched == [1, 2]
+    editor.clear()
+    assert not len(editor.selection) and editor.touched == []
+    with pytest.raises(ValueError, match=r"1 of these 2 images are not shown, the first is 3; .*show_objects\(\)"): editor.select([60, 3])
+
+
+# ---- object images ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("assign", ["patch", "nearest"])
+@pytest.mark.parametrize("min_confidence", [0, 0.7])
+def test_object_images_have_the_clusters_that_training_gives_them(assign, min_confidence):
+    data = images(object_source=np.arange(60) % 7, background_source=np.arange(90) % 8)
+    explorer = ClusterExplorer(fitted(data, assign=assign, min_confidence=min_confidence), data)
+    explorer.show_objects()
+    explorer.wait()
+    assert len(explorer.points) == 150 and len(explorer.xy) == 150
+    agrees(explorer)
+    explorer.merge(0, 1); explorer.split(2); explorer.select([0, 1, 70]); explorer.move(3)
+    agrees(explorer)
+    assert (explorer.clusters[np.isin(explorer.points.numbers, [0, 1, 70])][:1] == 3).all()
+    explorer.show_objects(False)
+    assert explorer.selection.tolist() == [70] and len(explorer.view.codes) == 2 * 90
+
+
+def test_the_truth_is_not_looked_at():
+    data = images()
+    data = replace(data, background_class=torch.arange(150) % 3, masks=torch.ones(150, 1, 16, 16, dtype=torch.bool))
+    explorer = ClusterExplorer(fitted(data, assign="oracle"), data)
+    explorer.show_objects()
+    explorer.wait()
+    assert explorer.data.background_class is None and explorer.data.masks is None and len(explorer.points) == 150
+
+
+# ---- what the page sends -------------------------------------------------------------------------------------------------------
+
+def test_a_lasso_on_the_page(explorer):
+    selected_on_page(explorer, [0, 4, 89])
+    assert explorer.selection.tolist() == [60, 64, 149] and says(explorer).startswith("3 selected: ")
+    answer, pictures = from_page(explorer, "images", points=[0, 89, 5000])
+    assert answer["points"] == [0, 89] and "background 0 · confidence" in answer["texts"][0] and [p[:4] for p in pictures] == [b"\x89PNG"] * 2
+    explorer.select([100])
+    assert np.frombuffer(explorer.view.selected, np.uint32).tolist() == [40] and explorer.view.page == 0
+
+
+def test_buttons_on_the_page(explorer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from_page(explorer, "color_by", column="confidence")
+    assert "colours" in explorer.view.legend
+    from_page(explorer, "color_by", column="cluster")
+    selected_on_page(explorer, range(90))
+    from_page(explorer, "merge")
+    assert explorer.edits.clusters == [0] and explorer.view.panel["undo"] == "merge 0, 1, 2, 3" and says(explorer).startswith("Merged cluster 0 and cluster 1")
+    from_page(explorer, "undo")
+    assert explorer.view.panel["undo"] == "" and explorer.view.panel["redo"] == "merge 0, 1, 2, 3"
+    from_page(explorer, "redo"); from_page(explorer, "undo")
+    selected_on_page(explorer, np.flatnonzero(explorer.clusters == 2))
+    from_page(explorer, "rename", name="grass"); from_page(explorer, "split", n=2); from_page(explorer, "move", to=-1); from_page(explorer, "save", to="edits.json"); from_page(explorer, "export", to="some.csv")
+    assert [step["edit"] for step in Edits.from_json((tmp_path / "edits.json").read_text()).steps] == ["rename", "split", "move"]
+    assert len(pd.read_csv("some.csv")) == explorer.chosen.sum()
+    assert [entry["label"] for entry in explorer.view.legend["entries"]][-1] == "no cluster"
+
+
+def test_errors_reach_the_page(explorer):
+    from_page(explorer, "merge")
+    assert explorer.view.panel["wrong"] and "select images of at least two" in says(explorer)
+    from_page(explorer, "split", n="many")
+    assert explorer.view.panel["wrong"]
+    from_page(explorer, "__init__"); from_page(explorer, "wait"); from_page(explorer, "nonsense")  # none of the page's business
+    selected_on_page(explorer, [1])
+    assert not explorer.view.panel["wrong"]
+
+
+def test_the_legend_hides(explorer):
+    explorer.view.hidden = [1]
+    explorer.merge(2, 3)  # cluster 1 stays hidden, whatever its place in the legend
+    assert explorer.view.hidden == [1]
+    explorer.lasso([[-1e3, -1e3], [1e3, -1e3], [1e3, 1e3], [-1e3, 1e3]])
+    assert 1 not in explorer.touched and explorer.touched == [0, 2]
+    explorer.show()
+    assert explorer.view.hidden == []
+    explorer.hide(0, 2)
+    assert explorer.view.hidden == [0, 2]
+    with pytest.raises(ValueError, match="no entry 7"): explorer.hide(7)
+    explorer.color_by("kind")
+    explorer.hide("background-only")
+    with pytest.raises(ValueError, match="no entry 'sea'"): explorer.hide("sea")
+
+
+def test_pages_and_camera(explorer):
+    explorer.select(explorer.points.numbers)
+    explorer.turn_page(3)
+    assert explorer.view.page == 2
+    for page in (0, 4):
+        with pytest.raises(ValueError, match="no page"): explorer.turn_page(page)
+    explorer.wait().zoom_to([70, 80])
+    x, y, half = explorer.view.camera
+    at = explorer.xy[[10, 20]]
+    assert (np.abs(at - [x, y]) <= [1.5 * half, half]).all()
+    explorer.zoom_to()
+    assert explorer.view.camera == []
+    assert explorer.picture(70).size == (16, 16)
+
+
+# ---- planes --------------------------------------------------------------------------------------------------------------------
+
+def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
+    explorer = ClusterExplorer(fitted(data), data)
+    assert "principal components" in says(explorer) and explorer.view.busy
+    explorer.stop()
+    explorer.wait()
+    assert says(explorer).startswith("Laying out with UMAP: stopped.") and not explorer.view.busy and not list(tmp_path.glob("plane-*"))
+    first = ClusterExplorer(fitted(data), data).wait()
+    assert "laid out by UMAP" in says(first)
+    kept, = tmp_path.glob("plane-*.npy")
+    kept.unlink()
+    assert np.array_equal(ClusterExplorer(fitted(data), data).wait().xy, first.xy)
+    np.save(kept, first.xy + 1)
+    assert np.array_equal(ClusterExplorer(fitted(data), data).wait().xy, first.xy + 1)
+    kinds = np.arange(90) % KINDS
+    middles = np.stack([first.xy[kinds == k].mean(0) for k in range(KINDS)])
+    assert (np.linalg.norm(first.xy[:, None] - middles, axis=2).argmin(1) == kinds).mean() > 0.9
+
+
+def test_a_failure_of_umap_is_shown(data):
+    explorer = ClusterExplorer(fitted(data), data).wait()
+    explorer._components = np.full_like(explorer._components, np.nan)
+    explorer._in_background("Laying out with UMAP", explorer._lay_out)
+    with pytest.raises(RuntimeError, match="NaN"): explorer.wait()
+    assert explorer.view.panel["wrong"] and "NaN" in says(explorer) and np.isfinite(explorer.xy).all()
+
+
+def cpu():
+    "Seconds of work of this process and those that it started, which do not depend on what else the machine does."
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def test_10_000_points_within_15_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
+    many = images(5, 10_000)
+    clusterer = fitted(many[:2000])
+    start, work = time.monotonic(), cpu()
+    explorer = ClusterExplorer(clusterer, many, progress=False)
+    shown = time.monotonic() - start
+    explorer.wait()
+    print(f"\n10,000 points: principal components after {shown:.1f} s, UMAP after {time.monotonic() - start:.1f} s, {cpu() - work:.1f} s of them work")
+    assert cpu() - work < 15  # a machine that has nothing else to do takes no longer than that
+
+
+def test_500_000_points_are_thinned_with_a_word():
+    rng = np.random.default_rng(0)
+    many = from_arrays(rng.random((10, 8, 8), dtype=np.float32), rng.random((500_000, 8, 8), dtype=np.float32))
+    clusterer = fitted(many[:1000])
+    work = cpu()
+    explorer = ClusterExplorer(clusterer, many, progress=False)
+    explorer.stop()
+    explorer.select_cluster(0)
+    explorer.move(1)
+    explorer.clear()
+    assert cpu() - work < 10
+    assert len(explorer.points) == 50_000 and "of 500,000, 50,000 drawn at random are shown" in says(explorer)
+    assert explorer.points.names[0] == f"background {explorer.points.numbers[0] - 10}"
+    with pytest.raises(ValueError, match="50,000 images of a set of 500,010"): explorer.select(np.arange(10, 500_010))
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("channels, word", [(1, None), (2, "of 2 channels, the first is shown"), (3, None), (7, "of 7 channels, the first three are shown")])
+def test_channels(channels, word, tmp_path):
+    data = images(channels=channels)
+    explorer = ClusterExplorer(fitted(data), data)
+    assert (word or "components.") in says(explorer)
+    assert explorer.picture(60).mode == ("RGB" if channels >= 3 else "L")
+    explorer.select([60, 61])
+    file = sorted(explorer.export(tmp_path / "some").iterdir())[0]
+    stored, want = read_image(file, page=None if channels < 4 or file.suffix == ".png" else "channels"), data.images[60].numpy()
+    assert np.allclose(stored / 255 if file.suffix == ".png" else stored, want, atol=1 / 255)
+
+
+def test_floats_outside_0_and_1(data):
+    wild = replace(data, images=8 * data.images - 3)
+    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.normalize"): ClusterExplorer(fitted(data), wild)
+
+
+def test_one_background(data):
+    few = data[torch.tensor([0, 1, 75])]
+    explorer = ClusterExplorer(fitted(data), few).wait()
+    assert len(explorer.points) == 1 and says(explorer).startswith("1 background-only image in")
+    explorer.show_objects()
+    explorer.wait()
+    assert explorer.xy.shape == (3, 2) and np.isfinite(explorer.xy).all()
+    explorer.select([2]); explorer.zoom_to([2]); explorer.plot()
+
+
+def test_all_images_alike(data):
+    alike = replace(data, images=data.images[70:71].expand(150, -1, -1, -1).clone())
+    explorer = ClusterExplorer(fitted(data), alike).wait()
+    assert np.isfinite(explorer.xy).all()
+
+
+def test_what_cannot_be_shown(data):
+    clusterer = fitted(data)
+    with pytest.raises(ValueError, match="no background-only image.*pass the set that the clusterer was fitted on"): ClusterExplorer(clusterer, data.objects)
+    with pytest.raises(NotFittedError, match="call fit first"): ClusterExplorer(BackgroundClusterer(3), data)
+    with pytest.raises(TypeError, match="is a ImageSet; expected a fitted BackgroundClusterer"): ClusterExplorer(data, clusterer)
+    with pytest.raises(ValueError, match="channels × height × width"): ClusterExplorer(clusterer, images(size=12))
+    with pytest.raises(ValueError, match="expected at least 1 point"): ClusterExplorer(clusterer, data, most=0)
+    with pytest.raises(ValueError, match="no object images to show"): ClusterExplorer(clusterer, data.backgrounds).show_objects()
+
+
+def test_columns(data):
+    with pytest.raises(ValueError, match="3 rows for 150 images"): ClusterExplorer(fitted(data), data, columns={"depth": [1, 2, 3]})
+    with pytest.raises(ValueError, match="'confidence'.*rename"): ClusterExplorer(fitted(data), data, columns=pd.DataFrame({"confidence": np.zeros(150)}))
+    explorer = ClusterExplorer(fitted(data), data, columns={"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]})
+    explorer.color_by("depth")
+    assert explorer.view.legend["high"] == "148"
+    explorer.color_by("site")
+    assert explorer.view.legend["entries"][-1]["label"] == "13 others"
+    with pytest.raises(ValueError, match="'cluster', 'confidence', 'kind', 'depth', 'site'"): explorer.color_by("deep")
+
+
+def test_export_overwrites_no_folder(explorer, tmp_path):
+    with pytest.raises(ValueError, match="no image is selected"): explorer.export(tmp_path / "none")
+    explorer.select([60, 61])
+    folder = explorer.export(tmp_path / "two")
+    table = pd.read_csv(folder / "images.csv")
+    assert table.number.tolist() == [60, 61] and all(Image.open(folder / name).size == (16, 16) for name in table.file)
+    with pytest.raises(ValueError, match="not empty; name another folder"): explorer.export(folder)
+
+
+def test_saved_edits_hold_wherever_the_clusterer_is_loaded(explorer, tmp_path, data):
+    explorer.merge(1, 3)
+    explorer.select([60, 61]); explorer.move(2)
+    again = BackgroundClusterer.load(explorer.save(tmp_path / "clusterer"))
+    assert torch.equal(again.predict(data), explorer.clusterer.predict(data)) and again.edits_ == explorer.edits
+    fresh = ClusterExplorer(fitted(data), data)
+    fresh.edits = Edits.from_json(explorer.save(tmp_path / "edits.json").read_text())
+    assert (fresh.clusters == explorer.clusters).all()
+
+
+def test_closing_python_does_not_wait_for_umap(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import numpy as np
+from bgcs.cluster import BackgroundClusterer
+from bgcs.explorer import ClusterExplorer
+from bgcs.images import from_arrays
+rng = np.random.default_rng(0)
+data = from_arrays(rng.random((5, 16, 16)), rng.random((5000, 16, 16)))
+explorer = ClusterExplorer(BackgroundClusterer(3, encoder="pca", progress=False).fit(data[:500]), data, progress=False)
+explorer._threads[0].join(1)
+print(explorer.view.busy)
+""")
+    done = subprocess.run([sys.executable, script], env=os.environ | {"BGCS_CACHE": str(tmp_path)}, capture_output=True, text=True, timeout=300, check=True)
+    assert "UMAP" in done.stdout and not done.stderr and not list(tmp_path.glob("plane-*"))
