@@ -28,7 +28,7 @@ function chart(curve, colour, last, here) {  // `last` and `here` are steps
 
 function render({ model, el }) {
   const addresses = new Map();  // of pictures, by model id
-  let asked = 0, waiting = null, playing = null;
+  let asked = 0, waiting = null, playing = null, mine = null, turns = 0, telling = null;
   const button = (label, title, what) => make("button", { type: "button", textContent: label, title, on: { click: () => ask(what) } });
   const pause = make("button", { type: "button", on: { click: () => ask(model.get("state").phase === "paused" ? "resume" : "pause") } });
   const stop = button("Stop", "End training after this step; the segmenter is usable as it is then", "stop");
@@ -57,17 +57,21 @@ function render({ model, el }) {
       deaf.hidden = false;
     }, PATIENCE);
   }
-  const heard = message => { if (message.heard === asked) { clearTimeout(waiting); deaf.hidden = true; } };
+  const heard = message => {
+    if (message.heard === asked) { clearTimeout(waiting); deaf.hidden = true; }
+    if (message.heard === `turn ${turns}`) { mine = null; soon(); }
+  };
 
   // ---- pictures: those of epochs and snapshots, then the one of now, where there is one ----
   const live = () => model.get("live")?.byteLength > 0;
   const count = () => model.get("marks").length + (live() ? 1 : 0);
-  const position = () => { const shown = model.get("shown"); return shown < 0 ? count() - 1 : Math.min(shown, count() - 1); };
+  const position = () => { const shown = mine ?? model.get("shown"); return shown < 0 ? count() - 1 : Math.min(shown, count() - 1); };
 
   function turn(to) {
-    const last = to >= count() - 1;
-    model.set("shown", last ? -1 : to);  // at once, kernel or not
-    model.send({ do: "show", shown: last ? -1 : to });
+    mine = to >= count() - 1 ? -1 : to;  // at once, kernel or not; answers to earlier moves don't count
+    const shown = mine, id = `turn ${++turns}`;
+    clearTimeout(telling);
+    telling = setTimeout(() => model.send({ do: "show", shown, id }), 100);
     draw();
   }
   function start() {
@@ -129,7 +133,7 @@ function render({ model, el }) {
   model.on("msg:custom", heard);
   draw();
   return () => {
-    halt(); clearTimeout(waiting);
+    halt(); clearTimeout(waiting); clearTimeout(telling);
     for (const name of names) model.off(name, soon);
     model.off("msg:custom", heard);
     for (const url of addresses.values()) URL.revokeObjectURL(url);

@@ -91,9 +91,8 @@ def test_training_shows_masks_and_turns_back(quickstart):
     last = masks.get_attribute("src")
     monitor.get_by_role("slider").focus()
     for _ in range(11): page.keyboard.press("ArrowLeft")
-    page.wait_for_function("(old) => document.querySelector('.bgcs-training-monitor img').src != old", arg=last, timeout=10_000)
+    page.wait_for_function("(old) => { const e = document.querySelector('.bgcs-training-monitor'); return e.innerText.includes('epoch 1,') && e.querySelector('img').src != old; }", arg=last, timeout=10_000)
     shot(page, "training")
-    assert "epoch 1," in monitor.inner_text()
 
 
 OWN_IMAGES = """import numpy as np
