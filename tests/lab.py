@@ -54,7 +54,7 @@ def browser():
         started.close()
 
 
-def open_notebook(lab, browser, name, notebook, size=(1200, 1000), theme="light"):
+def open_notebook(lab, browser, name, notebook, size=(1200, 1000)):
     "Write a notebook, or cells of code, where JupyterLab sees it, open it, and wait until its kernel is there."
     address, token, root = lab
     if not isinstance(notebook, nbformat.NotebookNode):

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.exceptions import NotFittedError
 
 from bgcs.cluster import BackgroundClusterer, Edits
-from bgcs.explorer import ClusterEditor, ClusterExplorer, umap_plane
+from bgcs.explorer import ClusterEditor, ClusterExplorer
 from bgcs.files import read_image
 from bgcs.images import from_arrays
 
@@ -52,10 +52,15 @@ def editor(data): return ClusterEditor(fitted(data), data)
 
 
 @pytest.fixture
-def explorer(data):
-    explorer = ClusterExplorer(fitted(data), data)
-    yield explorer
-    explorer.stop()
+def explore():
+    "Opens explorers, and ends what they do in the background."
+    opened = []
+    yield lambda *args, **settings: opened.append(ClusterExplorer(*args, **settings)) or opened[-1]
+    for explorer in opened: explorer.stop()
+
+
+@pytest.fixture
+def explorer(data, explore): return explore(fitted(data), data)
 
 
 def says(explorer): return explorer.view.panel["said"]
@@ -167,9 +172,9 @@ def test_selection(editor):
 
 @pytest.mark.parametrize("assign", ["patch", "nearest"])
 @pytest.mark.parametrize("min_confidence", [0, 0.7])
-def test_object_images_have_the_clusters_that_training_gives_them(assign, min_confidence):
+def test_object_images_have_the_clusters_that_training_gives_them(assign, min_confidence, explore):
     data = images(object_source=np.arange(60) % 7, background_source=np.arange(90) % 8)
-    explorer = ClusterExplorer(fitted(data, assign=assign, min_confidence=min_confidence), data)
+    explorer = explore(fitted(data, assign=assign, min_confidence=min_confidence), data)
     explorer.show_objects()
     explorer.wait()
     assert len(explorer.points) == 150 and len(explorer.xy) == 150
@@ -181,10 +186,10 @@ def test_object_images_have_the_clusters_that_training_gives_them(assign, min_co
     assert explorer.selection.tolist() == [70] and len(explorer.view.codes) == 2 * 90
 
 
-def test_the_truth_is_not_looked_at():
+def test_the_truth_is_not_looked_at(explore):
     data = images()
     data = replace(data, background_class=torch.arange(150) % 3, masks=torch.ones(150, 1, 16, 16, dtype=torch.bool))
-    explorer = ClusterExplorer(fitted(data, assign="oracle"), data)
+    explorer = explore(fitted(data, assign="oracle"), data)
     explorer.show_objects()
     explorer.wait()
     assert explorer.data.background_class is None and explorer.data.masks is None and len(explorer.points) == 150
@@ -262,27 +267,27 @@ def test_pages_and_camera(explorer):
 
 # ---- planes --------------------------------------------------------------------------------------------------------------------
 
-def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch):
+def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
-    explorer = ClusterExplorer(fitted(data), data)
+    explorer = explore(fitted(data), data)
     assert "principal components" in says(explorer) and explorer.view.busy
     explorer.stop()
     explorer.wait()
     assert says(explorer).startswith("Laying out with UMAP: stopped.") and not explorer.view.busy and not list(tmp_path.glob("plane-*"))
-    first = ClusterExplorer(fitted(data), data).wait()
+    first = explore(fitted(data), data).wait()
     assert "laid out by UMAP" in says(first)
     kept, = tmp_path.glob("plane-*.npy")
     kept.unlink()
-    assert np.array_equal(ClusterExplorer(fitted(data), data).wait().xy, first.xy)
+    assert np.array_equal(explore(fitted(data), data).wait().xy, first.xy)
     np.save(kept, first.xy + 1)
-    assert np.array_equal(ClusterExplorer(fitted(data), data).wait().xy, first.xy + 1)
+    assert np.array_equal(explore(fitted(data), data).wait().xy, first.xy + 1)
     kinds = np.arange(90) % KINDS
     middles = np.stack([first.xy[kinds == k].mean(0) for k in range(KINDS)])
     assert (np.linalg.norm(first.xy[:, None] - middles, axis=2).argmin(1) == kinds).mean() > 0.9
 
 
-def test_a_failure_of_umap_is_shown(data):
-    explorer = ClusterExplorer(fitted(data), data).wait()
+def test_a_failure_of_umap_is_shown(data, explore):
+    explorer = explore(fitted(data), data).wait()
     explorer._components = np.full_like(explorer._components, np.nan)
     explorer._in_background("Laying out with UMAP", explorer._lay_out)
     with pytest.raises(RuntimeError, match="NaN"): explorer.wait()
@@ -295,24 +300,24 @@ def cpu():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def test_10_000_points_within_15_seconds(tmp_path, monkeypatch):
+def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     many = images(5, 10_000)
     clusterer = fitted(many[:2000])
     start, work = time.monotonic(), cpu()
-    explorer = ClusterExplorer(clusterer, many, progress=False)
+    explorer = explore(clusterer, many, progress=False)
     shown = time.monotonic() - start
     explorer.wait()
     print(f"\n10,000 points: principal components after {shown:.1f} s, UMAP after {time.monotonic() - start:.1f} s, {cpu() - work:.1f} s of them work")
     assert cpu() - work < 15  # a machine that has nothing else to do takes no longer than that
 
 
-def test_500_000_points_are_thinned_with_a_word():
+def test_500_000_points_are_thinned_with_a_word(explore):
     rng = np.random.default_rng(0)
     many = from_arrays(rng.random((10, 8, 8), dtype=np.float32), rng.random((500_000, 8, 8), dtype=np.float32))
     clusterer = fitted(many[:1000])
     work = cpu()
-    explorer = ClusterExplorer(clusterer, many, progress=False)
+    explorer = explore(clusterer, many, progress=False)
     explorer.stop()
     explorer.select_cluster(0)
     explorer.move(1)
@@ -326,9 +331,9 @@ def test_500_000_points_are_thinned_with_a_word():
 # ---- bad input -------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("channels, word", [(1, None), (2, "of 2 channels, the first is shown"), (3, None), (7, "of 7 channels, the first three are shown")])
-def test_channels(channels, word, tmp_path):
+def test_channels(channels, word, tmp_path, explore):
     data = images(channels=channels)
-    explorer = ClusterExplorer(fitted(data), data)
+    explorer = explore(fitted(data), data)
     assert (word or "components.") in says(explorer)
     assert explorer.picture(60).mode == ("RGB" if channels >= 3 else "L")
     explorer.select([60, 61])
@@ -337,14 +342,14 @@ def test_channels(channels, word, tmp_path):
     assert np.allclose(stored / 255 if file.suffix == ".png" else stored, want, atol=1 / 255)
 
 
-def test_floats_outside_0_and_1(data):
+def test_floats_outside_0_and_1(data, explore):
     wild = replace(data, images=8 * data.images - 3)
-    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.normalize"): ClusterExplorer(fitted(data), wild)
+    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.normalize"): explore(fitted(data), wild)
 
 
-def test_one_background(data):
+def test_one_background(data, explore):
     few = data[torch.tensor([0, 1, 75])]
-    explorer = ClusterExplorer(fitted(data), few).wait()
+    explorer = explore(fitted(data), few).wait()
     assert len(explorer.points) == 1 and says(explorer).startswith("1 background-only image in")
     explorer.show_objects()
     explorer.wait()
@@ -352,26 +357,26 @@ def test_one_background(data):
     explorer.select([2]); explorer.zoom_to([2]); explorer.plot()
 
 
-def test_all_images_alike(data):
+def test_all_images_alike(data, explore):
     alike = replace(data, images=data.images[70:71].expand(150, -1, -1, -1).clone())
-    explorer = ClusterExplorer(fitted(data), alike).wait()
+    explorer = explore(fitted(data), alike).wait()
     assert np.isfinite(explorer.xy).all()
 
 
-def test_what_cannot_be_shown(data):
+def test_what_cannot_be_shown(data, explore):
     clusterer = fitted(data)
-    with pytest.raises(ValueError, match="no background-only image.*pass the set that the clusterer was fitted on"): ClusterExplorer(clusterer, data.objects)
-    with pytest.raises(NotFittedError, match="call fit first"): ClusterExplorer(BackgroundClusterer(3), data)
-    with pytest.raises(TypeError, match="is a ImageSet; expected a fitted BackgroundClusterer"): ClusterExplorer(data, clusterer)
-    with pytest.raises(ValueError, match="channels × height × width"): ClusterExplorer(clusterer, images(size=12))
-    with pytest.raises(ValueError, match="expected at least 1 point"): ClusterExplorer(clusterer, data, most=0)
-    with pytest.raises(ValueError, match="no object images to show"): ClusterExplorer(clusterer, data.backgrounds).show_objects()
+    with pytest.raises(ValueError, match="no background-only image.*pass the set that the clusterer was fitted on"): explore(clusterer, data.objects)
+    with pytest.raises(NotFittedError, match="call fit first"): explore(BackgroundClusterer(3), data)
+    with pytest.raises(TypeError, match="is a ImageSet; expected a fitted BackgroundClusterer"): explore(data, clusterer)
+    with pytest.raises(ValueError, match="channels × height × width"): explore(clusterer, images(size=12))
+    with pytest.raises(ValueError, match="expected at least 1 point"): explore(clusterer, data, most=0)
+    with pytest.raises(ValueError, match="no object images to show"): explore(clusterer, data.backgrounds).show_objects()
 
 
-def test_columns(data):
-    with pytest.raises(ValueError, match="3 rows for 150 images"): ClusterExplorer(fitted(data), data, columns={"depth": [1, 2, 3]})
-    with pytest.raises(ValueError, match="'confidence'.*rename"): ClusterExplorer(fitted(data), data, columns=pd.DataFrame({"confidence": np.zeros(150)}))
-    explorer = ClusterExplorer(fitted(data), data, columns={"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]})
+def test_columns(data, explore):
+    with pytest.raises(ValueError, match="3 rows for 150 images"): explore(fitted(data), data, columns={"depth": [1, 2, 3]})
+    with pytest.raises(ValueError, match="'confidence'.*rename"): explore(fitted(data), data, columns=pd.DataFrame({"confidence": np.zeros(150)}))
+    explorer = explore(fitted(data), data, columns={"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]})
     explorer.color_by("depth")
     assert explorer.view.legend["high"] == "148"
     explorer.color_by("site")
@@ -388,12 +393,12 @@ def test_export_overwrites_no_folder(explorer, tmp_path):
     with pytest.raises(ValueError, match="not empty; name another folder"): explorer.export(folder)
 
 
-def test_saved_edits_hold_wherever_the_clusterer_is_loaded(explorer, tmp_path, data):
+def test_saved_edits_hold_wherever_the_clusterer_is_loaded(explorer, tmp_path, data, explore):
     explorer.merge(1, 3)
     explorer.select([60, 61]); explorer.move(2)
     again = BackgroundClusterer.load(explorer.save(tmp_path / "clusterer"))
     assert torch.equal(again.predict(data), explorer.clusterer.predict(data)) and again.edits_ == explorer.edits
-    fresh = ClusterExplorer(fitted(data), data)
+    fresh = explore(fitted(data), data)
     fresh.edits = Edits.from_json(explorer.save(tmp_path / "edits.json").read_text())
     assert (fresh.clusters == explorer.clusters).all()
 

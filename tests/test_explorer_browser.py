@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import SHOTS, idle, menu, needs_browser, open_notebook, run_all, shot
+from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot
 
 pytestmark = needs_browser
 
