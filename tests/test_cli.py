@@ -16,7 +16,7 @@ from bgcs.report import read_losses
 from bgcs.runs import Run, run_train
 from bgcs.segment import Segmenter
 
-TINY = {"data.set": "digits_on_textures", "data.n": 60, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.epochs": 3,
+TINY = {"data.set": "digits_on_textures", "data.n": 40, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.epochs": 3,
         "schedule.per_cluster": 4, "schedule.n_real": 20, "schedule.choose": False, "trainer.accelerator": "cpu"}
 WORDS = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -86,7 +86,7 @@ def test_a_finished_run_says_so_and_is_left_alone(finished, capsys):
 def test_evaluate_own_and_other_images(finished, tmp_path, capsys):
     code, out, _ = typed(capsys, "evaluate", finished[0])
     assert code == 0 and f"{json.loads((finished[0] / 'metrics.json').read_text())['iou']:.4f}" in out
-    code, out, err = typed(capsys, "evaluate", finished[0], "--data", "random_state=3", "n=40", "--out", tmp_path / "other")
+    code, out, err = typed(capsys, "evaluate", finished[0], "--data", "random_state=3", "n=30", "--out", tmp_path / "other")
     assert code == 0 and (tmp_path / "other" / "metrics.json").is_file() and (tmp_path / "other" / "figures" / "masks.png").is_file(), err
 
 
@@ -127,7 +127,7 @@ MISTAKES = {
     "unknown key": (["train", *WORDS, "schedule.step=3"], "did you mean 'schedule.steps'"), "wrong type": (["train", *WORDS, "schedule.steps=many"], "expected a whole number"), "not YAML": (["train", *WORDS, "schedule.steps=[1"], "is not YAML"),
     "missing device": (["train", *WORDS, f"trainer.accelerator={'mps' if torch.cuda.is_available() else 'gpu'}"], "PyTorch sees no such device here"), "batch too small": (["train", *WORDS, "schedule.per_cluster=1"], "at least 2 images"),
     "missing data": (["train", "shipwrecks", "data.root=nowhere"], "AI4Shipwrecks.zip"), "missing folders": (["train", "--objects", "nowhere", "--backgrounds", "nowhere"], "is not a folder"), "missing config": (["train", "--config", "nowhere.yaml"], "is not a file"),
-    "more clusters than images": (["train", *WORDS, "clusters.n_clusters=99"], "only 60 background-only images"), "too many targets": (["train", *WORDS, "schedule.target_clusters=3"], "expected at most 2"), "no run": (["evaluate", "nowhere"], "holds no run"),
+    "more clusters than images": (["train", *WORDS, "clusters.n_clusters=99"], "only 40 background-only images"), "too many targets": (["train", *WORDS, "schedule.target_clusters=3"], "expected at most 2"), "no run": (["evaluate", "nowhere"], "holds no run"),
     "nothing to compare": (["compare", "nowhere"], "holds no run"), "no range": (["sweep", *WORDS], "no range to sweep over"), "range the wrong way": (["sweep", *WORDS, "schedule.lr=3..1"], "the lower end first"), "bad range": (["sweep", *WORDS, "schedule.lr=a..b"], "is no range"),
     "no notebook": (["notebook", "nowhere.ipynb"], "expected a notebook"), "unknown command": (["fly"], "invalid choice"), "no command": ([], "required: COMMAND"),
 }
@@ -143,8 +143,8 @@ def test_mistakes_end_with_one_message_and_code_2(case, tmp_path, monkeypatch, c
 
 
 def test_mistakes_in_a_real_process_and_with_debug(tmp_path):
-    done = bgcs("train", "digits-quik", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("bgcs train: there is no preset 'digits-quik'")
+    done = bgcs("notebook", "nowhere.ipynb", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "bgcs notebook: nowhere.ipynb is not a file; expected a notebook\n" and not done.stdout
     with pytest.raises(ValueError, match="digits-quik"): main(["train", "digits-quik", "--debug"])
 
 
