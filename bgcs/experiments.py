@@ -268,7 +268,10 @@ def main(
     arguments=None,  # command line; None: that of this process
 ) -> int:  # exit code
     "Do what a command line says."
-    options = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, further = make_parser().parse_known_args(arguments)
+    if options.command == "bench": options.arguments = arguments[arguments.index("bench") + 1:]  # its own parser reads them, --help too
+    elif further: make_parser().parse_args(arguments)  # which says what is wrong
     options.began = time.time()
     with _plain_warnings():
         try: return options.function(options)
