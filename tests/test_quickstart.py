@@ -52,7 +52,7 @@ print("masks", tuple(segmenter.predict(data.objects[:3]).shape), flush=True)
     assert run.stdout.readline().strip() == "began"
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
-    assert run.returncode == 0 and "masks (3, 1, 32, 32)" in out and "interrupted after" in err, err
+    assert run.returncode == 0 and "masks (3, 1, 32, 32)" in out and "stopped after" in err, err
     Segmenter.load(tmp_path / "model")
 
 
