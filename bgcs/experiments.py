@@ -148,7 +148,7 @@ def compare_command(options: argparse.Namespace) -> int:
     print(f"\nThe best by score first. Written to {out}")
     return 0
 
-# %% ../nbs/35_experiments.ipynb #ebbcaabd
+# %% ../nbs/35_experiments.ipynb #cb6bd017
 def sweep_command(options: argparse.Namespace) -> int:
     "Run trials over ranges of settings."
     from bgcs.presets import settings_from
@@ -167,7 +167,7 @@ def presets_command(options: argparse.Namespace) -> int:
     if not options.name:
         print(list_presets().to_string(), "\n\nAll settings of one, with their sources: bgcs presets NAME")
         return 0
-    for key, (value, source) in describe_preset(options.name).iterrows():
+    for key, value, source in describe_preset(options.name).itertuples():
         shown = f"{key:30} {'null' if value is None else value!s:18} "
         print(textwrap.fill(source, max(80, shutil.get_terminal_size().columns), initial_indent=shown, subsequent_indent=" " * len(shown), break_long_words=False, break_on_hyphens=False))
     return 0
