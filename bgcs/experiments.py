@@ -148,7 +148,7 @@ def compare_command(options: argparse.Namespace) -> int:
     print(f"\nThe best by score first. Written to {out}")
     return 0
 
-# %% ../nbs/35_experiments.ipynb #cb6bd017
+# %% ../nbs/35_experiments.ipynb #04a46e69
 def sweep_command(options: argparse.Namespace) -> int:
     "Run trials over ranges of settings."
     from bgcs.presets import settings_from
@@ -173,7 +173,7 @@ def presets_command(options: argparse.Namespace) -> int:
     return 0
 
 def bench_command(options: argparse.Namespace) -> int:
-    "Measure this machine."
+    "Measure this machine; `bench` reads its own options."
     from bgcs.bench import main as measure
     return measure(options.arguments) or 0
 
@@ -210,7 +210,7 @@ def _data(): return _parent(
     (("--data",), dict(nargs="+", metavar="KEY=VALUE", help="judge on other images: settings of data, such as set=folders object_folder=A background_folder=B (default: the validation and test images of the run)")),
     (("--out",), dict(metavar="FOLDER", help="where to write what is found")))
 
-# %% ../nbs/35_experiments.ipynb #c1a6f1e0
+# %% ../nbs/35_experiments.ipynb #d0bbe20b
 def _predict_arguments(parser):
     parser.add_argument("run_folder", metavar="RUN", help="a run folder")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
@@ -233,7 +233,7 @@ COMMANDS = {  # name: what it does, an example, its function, parents, further a
     "compare": ("rank runs by criteria that need no masks", "bgcs compare RUN1 RUN2 RUN3", compare_command, (_data,), lambda p: p.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")),
     "sweep": ("try ranges of settings, and rank the runs without masks", "bgcs sweep digits-quick schedule.steps=300 'objective.divergence_weight=0.3..3 log' 'network.depth=2|3' --trials 20", sweep_command, (_settings, _run), lambda p: (
         p.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)"), p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn from the ranges (default: 0)"), p.add_argument("--no-prune", action="store_true", help="let bad trials run to their end"))),
-    "bench": ("measure how fast this machine is at each stage", "bgcs bench --help", bench_command, (), lambda p: p.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="see bgcs bench --help")),
+    "bench": ("measure how fast this machine is at each stage", "bgcs bench --help", bench_command, (), None),
     "notebook": ("run a notebook into a new run folder", "bgcs notebook nbs/tutorials/quickstart.ipynb", notebook_command, (), lambda p: (p.add_argument("notebook", metavar="NOTEBOOK", help="the notebook to run"), p.add_argument("--runs", metavar="FOLDER", default="runs", help="where to make the folder (default: runs)"))),
 }
 
@@ -249,7 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
         own.set_defaults(function=function)
     return parser
 
-# %% ../nbs/35_experiments.ipynb #9bb08a35
+# %% ../nbs/35_experiments.ipynb #2c5af433
 @contextmanager
 def _plain_warnings():
     "Warnings as one line each, without the place in the code."
@@ -268,11 +268,10 @@ def main(
     arguments=None,  # command line; None: that of this process
 ) -> int:  # exit code
     "Do what a command line says."
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options, further = make_parser().parse_known_args(arguments)
-    if options.command == "bench": options.arguments = arguments[arguments.index("bench") + 1:]  # its own parser reads them, --help too
-    elif further: make_parser().parse_args(arguments)  # which says what is wrong
-    options.began = time.time()
+    parser = make_parser()
+    options, options_of_bench = parser.parse_known_args(arguments)
+    if options_of_bench and options.command != "bench": parser.error(f"unrecognized arguments: {' '.join(options_of_bench)}")
+    options.began, options.arguments = time.time(), options_of_bench
     with _plain_warnings():
         try: return options.function(options)
         except BrokenPipeError:  # who reads, such as `head`, has read enough
