@@ -36,14 +36,15 @@ __all__ = ['GENERATED', 'OWN', 'SETS', 'MOST_HELD_OUT', 'PRECISIONS', 'SECTIONS'
            'Trainer', 'Settings', 'flatten', 'settings_from', 'read_settings', 'parse_words', 'preset', 'list_presets',
            'describe_preset', 'differences']
 
-# %% ../nbs/30_presets.ipynb #4468fefc
+# %% ../nbs/30_presets.ipynb #75b5ace5
 def as_typed(
     key: str,  # what to call the setting in an error
     value,  # as it came, from YAML or a command line
     hint,  # the type that is expected, such as `int | None`; `typing.Any`: any
 ):  # the value, as that type
     "A value of the type expected."
-    value, kinds = os.fspath(value) if isinstance(value, os.PathLike) else value, typing.get_args(hint) if not _is_tuple(hint) and typing.get_args(hint) else (hint,)
+    if isinstance(value, os.PathLike): value = os.fspath(value)
+    kinds = (hint,) if _is_tuple(hint) else typing.get_args(hint) or (hint,)
     if hint is typing.Any or (value is None and type(None) in kinds): return tuple(value) if isinstance(value, list) else value
     for kind in kinds:
         fitted = _fit(value, kind)
@@ -101,7 +102,7 @@ def _parameters(read):
     hints = typing.get_type_hints(read.__init__) | typing.get_type_hints(read.load) if isinstance(read, type) else typing.get_type_hints(read)
     return {p.name: (hints.get(p.name, typing.Any), p.default) for p in inspect.signature(read).parameters.values() if p.name not in ("split", "progress") and p.kind is not p.VAR_KEYWORD}
 
-# %% ../nbs/30_presets.ipynb #0524cd84
+# %% ../nbs/30_presets.ipynb #97051b97
 _PATHS = ("root", "textures", "object_folder", "background_folder", "mask_folder", "table", "folder", "path")
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Data:
         if lacking: raise ValueError(f"{' and '.join(lacking)} must be given for images from {self.set}")
         typed = {name: as_typed(f"data.{name}", value, known[name][0]) for name, value in self.options.items()}
         if "standin" in known: typed["root"] = typed.get("root") or os.environ.get("BGCS_DATA", "data")
+        if "folder" in known: typed["folder"] = typed.get("folder") or "."
         object.__setattr__(self, "options", {name: os.path.abspath(os.path.expanduser(value)) if name in _PATHS and isinstance(value, str) else value for name, value in typed.items()})
         for name in ("val", "test"):
             if not 0 < self.options.get(name, 0.15) < 1: raise ValueError(f"data.{name}={self.options[name]}; expected a share above 0 and below 1")
