@@ -40,10 +40,10 @@ from .stores import ArrayStore, FileStore, Reading, attempt, dataset_of, digest,
 # %% auto #0
 __all__ = ['TEXTURES', 'SPRITES', 'BRODATZ_FILES', 'PUBLISHED', 'texture_crops', 'paste', 'digits_on_textures', 'draw_sprite',
            'sprites_on_textures', 'PublishedSet', 'deal', 'hold_out', 'draw_from', 'find_textures', 'read_textures',
-           'texture_part', 'on_textures', 'read_idx', 'otsu_masks', 'MNISTOnTextures', 'FashionOnTextures', 'npz_rows',
-           'sprite_masks', 'SpritesOnTextures', 'find_sprites', 'seabed_crops', 'ramp', 'SpritesOnSAS', 'paired_files',
-           'site_of', 'Shipwrecks', 'free_patches', 'WindowStore', 'Birds', 'bird_names', 'outside_fan', 'scenes',
-           'deal_groups', 'MarineDebris']
+           'texture_part', 'on_textures', 'read_idx', 'foreground_masks', 'MNISTOnTextures', 'FashionOnTextures',
+           'npz_rows', 'sprite_masks', 'SpritesOnTextures', 'find_sprites', 'seabed_crops', 'ramp', 'SpritesOnSAS',
+           'paired_files', 'site_of', 'Shipwrecks', 'free_patches', 'WindowStore', 'Birds', 'bird_names', 'outside_fan',
+           'scenes', 'deal_groups', 'MarineDebris']
 
 # %% ../nbs/09_datasets.ipynb #96850684
 TEXTURES = ("brick", "grass", "gravel")
@@ -333,7 +333,7 @@ def read_idx(
     return values.reshape(shape)
 
 # %% ../nbs/09_datasets.ipynb #91825478
-def otsu_masks(
+def foreground_masks(
     pictures: np.ndarray,  # `(n, h, w)` uint8
 ) -> np.ndarray:  # `(n, h, w)` bool
     "Where each picture is brighter than its own threshold of Otsu."
@@ -362,7 +362,7 @@ class MNISTOnTextures(PublishedSet):
         digits = digits[draw_from(len(digits), len(digits) if n is None else n, rng)]
         pictures = np.empty((len(digits), image_size, image_size), np.uint8)
         for start in range(0, len(digits), 1000): pictures[start:start + 1000] = change_size(digits[start:start + 1000], resize=(image_size, image_size))
-        return on_textures(pictures, otsu_masks(pictures), scans, split, rng, shared_textures)
+        return on_textures(pictures, foreground_masks(pictures), scans, split, rng, shared_textures)
 
     @classmethod
     def _digits(cls, root, split):

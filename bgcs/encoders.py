@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-import json
 import math
 import os
 from contextlib import contextmanager
@@ -16,24 +15,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning as L
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA, IncrementalPCA
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from .checkpoints import replace_file
+from .checkpoints import read_checkpoint, write_checkpoint
 from .stores import LazyImages
 from .training import Shuffled, Trainable, gather, loader_of, seeded, train
 
 # %% auto #0
-__all__ = ['POSITIVES', 'ARCHITECTURES', 'ENCODERS', 'ENCODER_FORMAT', 'cut_patches', 'augment', 'random_views', 'positive_pairs',
-           'info_nce', 'EncoderNet', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder', 'PCAEncoder',
-           'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder', 'rebuild_encoder']
+__all__ = ['POSITIVES', 'ARCHITECTURES', 'ENCODERS', 'ENCODER_FORMAT', 'ENCODER', 'random_crops', 'augment', 'random_views',
+           'positive_pairs', 'info_nce', 'EncoderNet', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder',
+           'PCAEncoder', 'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder', 'rebuild_encoder']
 
 # %% ../nbs/12_encoders.ipynb #0f344040
-def cut_patches(
+def random_crops(
     images: torch.Tensor,  # `(n, c, h, w)`
     size: int,  # side of the patch in pixels, at most that of the images
     generator: torch.Generator | None = None,  # for a repeatable draw
@@ -63,7 +61,7 @@ def random_views(
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, size, size)`
     "One random patch of each image, augmented."
-    return augment(cut_patches(images, size, generator), jitter, generator)
+    return augment(random_crops(images, size, generator), jitter, generator)
 
 # %% ../nbs/12_encoders.ipynb #84f3d7a7
 POSITIVES = ("both", "patches", "augment")
@@ -77,9 +75,9 @@ def positive_pairs(
 ) -> torch.Tensor:  # `(2n, c, size, size)`: first the one of each pair, then the other
     "A pair of patches of each image whose embeddings shall lie close."
     if positives == "both": return torch.cat([random_views(images, size, jitter, generator) for _ in range(2)])
-    if positives == "patches": return torch.cat([cut_patches(images, size, generator) for _ in range(2)])
+    if positives == "patches": return torch.cat([random_crops(images, size, generator) for _ in range(2)])
     _one_of("positives", positives, POSITIVES)
-    patch = cut_patches(images, size, generator)
+    patch = random_crops(images, size, generator)
     return torch.cat([augment(patch, jitter, generator) for _ in range(2)])
 
 def _one_of(name, value, known):
@@ -412,7 +410,7 @@ class AutoEncoder(Encoder):
         generator: torch.Generator | None = None,  # for a repeatable draw
     ) -> torch.Tensor:  # scalar
         "Sum of squared errors of a random patch, mean over patches."
-        patches = cut_patches(images.float().repeat_interleave(self.settings["patches_per_image"], 0), self.patch_size, generator)
+        patches = random_crops(images.float().repeat_interleave(self.settings["patches_per_image"], 0), self.patch_size, generator)
         return (self.scale.inverse(self.decoder(self(patches))) - patches).pow(2).sum((1, 2, 3)).mean()
 
     def _learn(self, images, run):
@@ -482,7 +480,7 @@ class PCAEncoder(Encoder):
         longest = max(-(-self.settings["dim"] // each), self.at_once // (10 * each * self.components.shape[1]))
         cuts = torch.linspace(0, len(images), max(1, len(images) // max(1, longest)) + 1).long().tolist()
         for start, end in zip(cuts, cuts[1:]):
-            patches = cut_patches(images[start:end].float().repeat_interleave(each, 0), self.patch_size, generator)
+            patches = random_crops(images[start:end].float().repeat_interleave(each, 0), self.patch_size, generator)
             yield self.scale(patches).flatten(1)
 
 # %% ../nbs/12_encoders.ipynb #fa7926e9
@@ -569,36 +567,28 @@ def make_encoder(
     return ENCODERS[spec](**{key: value for key, value in options.items() if key in takes})
 
 # %% ../nbs/12_encoders.ipynb #a8779c61
-ENCODER_FORMAT = "bgcs.Encoder/1"
-_WEIGHTS, _SETTINGS = "encoder.safetensors", "encoder.json"
+ENCODER_FORMAT = "bgcs.Encoder/2"
+ENCODER = "encoder.safetensors"
 
 def save_encoder(
     encoder: Encoder,  # fitted
     folder,  # made if it isn't there
 ) -> Path:  # the folder
-    "Write `encoder.safetensors` and `encoder.json`; each replaces an older one only when it is complete."
+    "Write `encoder.safetensors`, which replaces an older one only when it is complete."
     if not encoder.fitted: raise NotFittedError(f"This {type(encoder).__name__} has not been fitted; call fit before saving it.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = safetensors.torch.save({name: value.detach().cpu().clone().contiguous() for name, value in encoder.state_dict().items()})
-    replace_file(folder / _WEIGHTS, weights)
-    replace_file(folder / _SETTINGS, json.dumps({"format": ENCODER_FORMAT, "settings": encoder.settings, "sha256": hashlib.sha256(weights).hexdigest()}, indent=2).encode())
-    return folder
+    write_checkpoint(Path(folder) / ENCODER, {"encoder": ENCODER_FORMAT, "settings": encoder.settings, "weights": dict(encoder.state_dict())})
+    return Path(folder)
 
 def load_encoder(
     folder,  # where `save_encoder` wrote
     module: nn.Module | None = None,  # of a `ModuleEncoder`: a network of the class that was saved, which gets the saved weights
 ) -> Encoder:
-    "Read a saved encoder, on the CPU. Nothing is unpickled."
-    folder = Path(folder)
-    missing = [name for name in (_SETTINGS, _WEIGHTS) if not (folder / name).is_file()]
-    if missing: raise FileNotFoundError(f"{folder} holds no saved encoder: {' and '.join(missing)} missing")
-    settings, checksum = _read_settings(folder / _SETTINGS)
-    content = (folder / _WEIGHTS).read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksum: raise ValueError(f"{folder / _WEIGHTS} is damaged, or belongs to another {_SETTINGS}. Copy both again, or save the encoder again")
-    try: weights = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error: raise ValueError(f"{folder / _WEIGHTS} is no safetensors file: {error}") from None
-    return rebuild_encoder(settings, weights, module, folder)
+    "Read a saved encoder, on the CPU. It is verified, and nothing is unpickled."
+    path = Path(folder) / ENCODER
+    if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved encoder: {ENCODER} missing")
+    stored = read_checkpoint(path)
+    if stored.get("encoder") != ENCODER_FORMAT: raise ValueError(f"{path} describes no encoder of format {ENCODER_FORMAT!r}, but {stored.get('encoder')!r}; was it written by another version, or is it something else?")
+    return rebuild_encoder(stored.get("settings"), stored.get("weights"), module, path)
 
 def rebuild_encoder(
     settings: dict,  # of the encoder, as `Encoder.settings` has them
@@ -607,18 +597,11 @@ def rebuild_encoder(
     where="this file",  # what they were read from, for messages
 ) -> Encoder:
     "A fitted encoder of settings and weights; each is checked before it is used."
+    if not isinstance(settings, dict) or not isinstance(settings.get("name"), str): raise ValueError(f"{where} names no encoder; save the encoder again")
     encoder = _rebuild(settings, module, where)
     _put_weights(encoder, weights, where)
     encoder.fitted = True
     return encoder.eval()
-
-def _read_settings(path):
-    try: saved = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error: raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(saved, dict) or saved.get("format") != ENCODER_FORMAT: raise ValueError(f"{path} does not describe an encoder of format {ENCODER_FORMAT!r}; was it written by another version, or something else?")
-    settings = saved.get("settings")
-    if not isinstance(settings, dict) or not isinstance(settings.get("name"), str): raise ValueError(f"{path} names no encoder; save the encoder again")
-    return settings, saved.get("sha256")
 
 def _rebuild(settings, module, path):
     "An encoder of these settings; its own weights take no memory, so settings that ask for billions of them do no harm."
@@ -636,6 +619,7 @@ def _rebuild(settings, module, path):
 
 def _put_weights(encoder, weights, path):
     expected = encoder.state_dict()
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()): raise ValueError(f"{path} holds no weights of an encoder; save the encoder again")
     wrong = [name for name in {**expected, **weights} if name not in expected or name not in weights or expected[name].shape != weights[name].shape or expected[name].dtype != weights[name].dtype]
     if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
     if bad := [name for name, value in weights.items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}; save the encoder again")

@@ -36,7 +36,7 @@ from .blend import harden
 from .checkpoints import replace_file
 from .choose import mask_iou
 from .images import ImageSet
-from .segment import Segmenter, _Best
+from .segment import Segmenter
 from .training import Stopped
 from .widgets import COLOURS, picture_grid, png
 
@@ -470,7 +470,7 @@ class TrainingMonitor(Panel, L.Callback):
         self._keeping.clear()
         self._take_losses()
         self._live, iou = self._picture(segmenter)
-        judged = next((c.history[-1] for c in trainer.callbacks if isinstance(c, _Best) and c.history and c.history[-1]["step"] == self.step), {})
+        judged = next((at for at in reversed(segmenter.history_) if at["step"] == self.step), {})
         frame = Frame(kind, trainer.current_epoch + 1, self.step, self._live, {name: value for name, value in judged.items() if name not in ("step", "opening")}, iou)
         self.history.frames = [other for other in self.frames if other.file != frame.file] + [frame]
         self._save(frame)

@@ -350,8 +350,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BGCS_CACHE") or platformdirs.user_cache_dir("bgcs"))
 
 def clear_cache() -> int:  # bytes freed
-    "Delete all packed caches. Sets that read from one at this moment keep what they have open."
+    "Delete all packed caches, and planes that the explorer kept. Sets that read from one at this moment keep what they have open."
     freed = 0
+    for plane in cache_folder().glob("plane-*.npy"):
+        freed += plane.stat().st_size
+        plane.unlink(missing_ok=True)
     for path in cache_folder().glob("*-*"):
         if not path.is_dir() or not (path.suffix == ".building" or (path / "index.json").is_file()): continue
         freed += sum(f.stat().st_size for f in path.iterdir())

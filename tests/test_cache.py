@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bgcs.images import from_folders
-from bgcs.stores import PackedStore
+from bgcs.stores import PackedStore, clear_cache
 
 BUILD = """
 import sys, time
@@ -114,3 +114,12 @@ def test_training_from_the_cache_is_training_from_memory(folders, tmp_path, monk
         clusters = BackgroundClusterer(2, epochs=1, progress=False).fit(data).predict(data)
         masks.append(Segmenter(base_width=4, depth=1).fit(data, clusters, steps=3, epochs=1, per_cluster=4, n_real=8, accelerator="cpu", progress=False).predict(data.objects[:5]))
     assert len(list(tmp_path.glob("*/images.npy"))) == 1 and torch.equal(*masks)
+
+
+def test_clearing_frees_all_that_was_kept_and_nothing_else(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
+    data = from_folders(*folders, lazy=True).packed()
+    (tmp_path / "notes-of-mine.txt").write_text("not a cache")
+    held = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
+    assert clear_cache() == held - len("not a cache")
+    assert os.listdir(tmp_path) == ["notes-of-mine.txt"] and len(data) == 3000

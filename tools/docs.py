@@ -41,7 +41,7 @@ def check(pages):
 def main():
     shutil.copy2(ROOT / "_quarto.yml", NBS / "_quarto.yml")  # derived: the top level's file is the one to edit
     shutil.rmtree(PROCESSED, ignore_errors=True)
-    done = subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"], cwd=ROOT, capture_output=True, text=True)
     pages = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     problems = ([f"notebooks could not be processed:\n{done.stdout}{done.stderr}"] if done.returncode else []) + list(check(pages))
     if problems: sys.exit("The documentation has problems:\n  " + "\n  ".join(problems))
