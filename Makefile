@@ -19,7 +19,8 @@ lab: $(VENV)/.installed ## open the quickstart in JupyterLab
 test: $(VENV)/.installed-dev ## notebooks and package in sync, then the notebooks' tests, then pytest
 	@$(PY) tools/check_sync.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 nbdev_test --n_workers 2  # one thread each: two notebooks at once would fight over the cores
-	BGCS_CHROMIUM="$$(tools/ensure_browser.sh $(PY))" $(PY) -m pytest -q tests
+	BGCS_CHROMIUM="$$(tools/ensure_browser.sh $(PY))"; export BGCS_CHROMIUM; \
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -q tests -m "not alone" -n 2 --dist loadfile && $(PY) -m pytest -q tests -m alone  # two files at once, then what measures time
 
 test-slow: $(VENV)/.installed-dev ## the long checks too: the quickstart's full training with three seeds, the benchmark notebooks
 	$(PY) -m pytest -q tests -m slow

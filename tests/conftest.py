@@ -1,6 +1,7 @@
 """Shared by the tests. Slow ones run only when asked for: `pytest -m slow`."""
 from pathlib import Path
 
+import hypothesis
 import pytest
 from lab import browser, lab  # noqa: F401 — fixtures
 
@@ -9,8 +10,13 @@ QUICKSTART = ROOT / "nbs" / "tutorials" / "quickstart.ipynb"
 TINY = {"n_images": 80, "image_size": 32, "n_clusters": 3, "steps": 24}  # the quickstart's parameters for a run of seconds
 
 
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
+    config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it; run with -m alone")
 
 
 def pytest_collection_modifyitems(config, items):

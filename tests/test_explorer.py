@@ -300,6 +300,7 @@ def cpu():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+@pytest.mark.alone
 def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     many = images(5, 10_000)

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.alone]
 
 SMALL = """
 import json, time

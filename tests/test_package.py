@@ -20,6 +20,7 @@ def modules_after(code):
     return {name.split(".")[0] for name in out.stdout.split()}
 
 
+@pytest.mark.alone
 def test_import_is_quick_and_light():
     start = time.perf_counter()
     loaded = modules_after("import bgcs")

@@ -301,6 +301,7 @@ def fastest(call, times=3):
     return min(taken)
 
 
+@pytest.mark.alone
 def test_speed(capsys):
     rng = np.random.default_rng(6)
     patches, places = rng.random((5000, 128, 128), np.float32), random_places(2048, 2048, 128, 5000, rng)
