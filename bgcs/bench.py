@@ -450,7 +450,7 @@ def benchmark(
     settings: BenchSettings = BenchSettings(),
     progress: bool = True,  # show a bar
 ) -> Benchmark:
-    "Measure all of it on this machine: with the default settings two or three minutes, on a few cores."
+    "Measure all of it on this machine: with the default settings about four minutes, on two cores."
     with tqdm(total=4 + (settings.device == "cuda"), disable=not progress, leave=False) as bar:
         def stage(name, f, *args):
             bar.set_description(name)
@@ -470,7 +470,7 @@ def main(
     arguments: list[str] | None = None,  # None: those of the process
 ) -> int:  # exit code: 0, or 2 where settings are wrong
     "`python -m bgcs.bench`: measure, print, write JSON."
-    parser = argparse.ArgumentParser(prog="python -m bgcs.bench", description="Measure how fast bgcs is on this machine. With the default settings, those of the paper, this takes two or three minutes on a few cores; let nothing else run meanwhile.")
+    parser = argparse.ArgumentParser(prog="python -m bgcs.bench", description="Measure how fast bgcs is on this machine. With the default settings, those of the paper, this takes about four minutes on two cores; let nothing else run meanwhile.")
     defaults, add = BenchSettings(), parser.add_argument
     for name, text in (("size", "side of the images in pixels"), ("width", "features of the U-Net at full size"), ("depth", "halvings of the U-Net"), ("images", "object images of a step, and as many background-only ones"), ("targets", "target clusters of a step"),
                        ("projections", "directions of the divergence"), ("steps", "training steps to measure"), ("rounds", "times that the networks take turns")): add(f"--{name}", type=int, metavar="N", help=f"{text} ({getattr(defaults, name)})")

@@ -32,7 +32,7 @@ __all__ = ['FOLDS', 'LOWER_IS_BETTER', 'SCORED', 'predict_masks', 'HeldOut', 'ho
 def predict_masks(
     model,  # from images `(n, c, h, w)` to masks `(n, 1, h, w)` in [0, 1]: an object with `.predict`, or a function
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> torch.Tensor:  # `(n, 1, h, w)` in [0, 1], float32, on the CPU
     "Masks of images, checked."
     predict = getattr(model, "predict", model)
@@ -176,7 +176,7 @@ def agreement(
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images to put the objects on
     threshold: float = 0.5,  # at and above which a pixel counts as object
     shift: int = 3,  # pixels by which images are shifted down and to the right
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> dict[str, float]:  # 'shift_iou', 'flip_iou', 'swap_iou', means over images in [0, 1]
     "IoU of masks with those of the same objects shifted, mirrored, and before another background."
     if not 0 < shift < min(images.shape[2:]): raise ValueError(f"shift={shift}; expected at least 1 pixel, and less than the sides of the images, {tuple(images.shape[2:])}")
@@ -196,7 +196,7 @@ def paste_consistency(
     share: float = 0.4,  # of each image's area that is replaced
     grain: int = 4,  # of the blobs, see `random_blobs`
     random_state: int = 0,  # seed of the blobs
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> float:  # mean IoU in [0, 1], over images whose mask isn't all under the blobs; 0 where there is none
     "IoU of masks of images of which blobs have been replaced by background, with the old masks less the blobs."
     blobs = random_blobs(len(images), images.shape[2:], share, grain, torch.Generator().manual_seed(random_state))
@@ -212,7 +212,7 @@ def removal_residual(
     masks: torch.Tensor,  # `(n, 1, h, w)` of 0 and 1, what the model gives for them
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images of the same clusters
     threshold: float = 0.5,  # at and above which a pixel counts as object
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> float:  # 0 or more: 0 is best; 1 where masks are empty, so that nothing was removed
     "Area still marked after the objects have been replaced by background, as a share of the area marked at first."
     if not masks.any(): return 1.0
@@ -291,7 +291,7 @@ def criteria(
     held_out: HeldOut,  # see `hold_out`
     threshold: float = 0.5,  # at and above which a pixel counts as object
     names: Iterable[str] | None = None,  # which criteria; None: all
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> dict[str, float]:  # 'score' first, then the others
     "Criteria of one model."
     return _Exam(model, held_out, batch_size).at(threshold, names)
@@ -322,7 +322,7 @@ def choose_threshold(
     thresholds: Iterable[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
     by: str = "score",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
     most_false: float = 0.25,  # share of the area of background-only images that may be marked; thresholds that mark more are left out, where others don't
 ) -> ThresholdChoice:
     "The best of some thresholds by a criterion; of those that are equally good, the one nearest to 0.5."
@@ -346,7 +346,7 @@ def compare(
     threshold: float | str = 0.5,  # at and above which a pixel counts as object, or 'auto': each model's own, see `choose_threshold`
     random_state: int = 0,  # seed
     progress: bool = True,  # show a bar
-    batch_size: int = 256,  # images at a time
+    batch_size: int = 64,  # images at a time
 ) -> pd.DataFrame:  # one row a model, the best by `score` first; columns 'score', the criteria, and 'threshold'
     "Criteria of several models on the same held-out images."
     from tqdm.auto import tqdm

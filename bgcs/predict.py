@@ -32,6 +32,7 @@ from .checkpoints import remove_parts, replace_file
 from .choose import predict_masks
 from .files import SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from .images import ImageSet
+from .masknet import kept_memory
 from .normalize import Normalization
 from .patches import Side, _invalid, sliding_places, window_share
 from .segment import Segmenter
@@ -201,7 +202,7 @@ def predict_large(
 ) -> np.ndarray:  # `(h, w)` float32 in [0, 1]; NaN where the image shows nothing, and between regions
     "The mask of one image of any size, tile by tile."
     if batch_size < 1: raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    with _bar(1, 0, progress) as bar:
+    with kept_memory(), _bar(1, 0, progress) as bar:
         mask = next(_stream(segmenter, [channels_first(np.asarray(image), channel_axis=channel_axis)], Tiling(**tiling), batch_size, flip, bar.update))
     if isinstance(mask, ImageSetError): raise ImageSetError(f"the image {mask}")
     return mask
@@ -513,7 +514,7 @@ def _run(segmenter, paths, infos, problems, journal, tiling, read, write, batch_
     todo, on_way = [file for file in paths if file not in problems and not journal.done(file, paths[file], write.out)], deque()
     stems = {file: entry["stem"] for file, entry in journal.entries.items()}
     stems |= _stems([file for file in todo if file not in stems], stems.values())
-    with ThreadPoolExecutor(threads) as pool, _bar(len(paths), len(paths) - len(todo), progress) as bar:
+    with kept_memory(), ThreadPoolExecutor(threads) as pool, _bar(len(paths), len(paths) - len(todo), progress) as bar:
         def images():
             for file, image in zip(todo, _ahead(pool, lambda file: attempt(lambda: read(paths[file])), todo)):
                 on_way.append((file, image))

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from .cluster import border_patches
 from .divergence import DIVERGENCES, Divergence, conditional_divergence, make_divergence
 from .encoders import info_nce
 from .images import ImageSet
-from .masknet import UNet
+from .masknet import UNet, kept_memory
 from .normalize import Normalization
 from .splits import held_out_images
 from .stores import LazyImages
@@ -372,7 +373,8 @@ class Segmenter(Trainable):
         deal = Transplants(clusters[data.presence], clusters[~data.presence], per_cluster, n_real, target_clusters, seed)
         loader = loader_of(TransplantImages(data, numbers), deal, per_epoch, self)
         self._compiled = torch.compile(self.net.forward) if compile else None
-        try: train(self.train(), loader, what="segmenter", folder=folder, identity=identity, save_every=save_every, callbacks=[best, *callbacks], progress=progress, max_steps=steps, **trainer)
+        try:
+            with kept_memory(): train(self.train(), loader, what="segmenter", folder=folder, identity=identity, save_every=save_every, callbacks=[best, *callbacks], progress=progress, max_steps=steps, **trainer)
         finally: self.cpu().eval()._compiled = None
         self.history_, self.threshold_ = best.history, 0.5
         if best.weights is not None:
@@ -398,7 +400,7 @@ class Segmenter(Trainable):
     @torch.no_grad()
     def predict(self,
         images: torch.Tensor | ImageSet,  # `(n, c, h, w)` in [0, 1], of any size, or an image set
-        batch_size: int = 256,  # images at a time
+        batch_size: int = 64,  # images at a time
         flip: str = "none",  # average over flips, as the domain allows: 'horizontal', 'vertical' or 'both', for two or four times the work
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1]
         "Masks of images, on the CPU."
@@ -410,7 +412,7 @@ class Segmenter(Trainable):
         self.eval()
         ways = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both": [(), (3,), (2,), (2, 3)]}[flip]
         average = lambda batch: sum(self(batch.flip(axes)).flip(axes) for axes in ways) / len(ways)
-        return torch.cat([average(batch.to(self.device)).cpu() for batch in images.split(batch_size)])
+        with kept_memory() if len(images) > batch_size else nullcontext(): return torch.cat([average(batch.to(self.device)).cpu() for batch in images.split(batch_size)])
 
     def save(self,
         folder,  # made if it isn't there
