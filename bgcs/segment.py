@@ -249,6 +249,10 @@ class Segmenter(Trainable):
         self.reopened = False  # composites made masks worse, so that training went back to mosaics
         self._compiled, self._precision = None, None
 
+    def __repr__(self):  # the layers are those of `net`
+        shape = ", ".join(f"{name}={self.settings[name]}" for name in ("channels", "base_width", "depth"))
+        return f"Segmenter({shape}): {sum(weights.numel() for weights in self.net.parameters()):,} weights, threshold {self.threshold_:.2f}"
+
     def forward(self,
         images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1], of the averaged network
