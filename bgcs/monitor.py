@@ -5,12 +5,12 @@
 # %% ../nbs/28_monitor.ipynb #75a185e3
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
 import math
 import os
-import resource
 import threading
 import time
 import warnings
@@ -25,6 +25,7 @@ import anywidget
 import ipywidgets as W
 import lightning as L
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 import traitlets as T
@@ -215,8 +216,7 @@ def memory_in_use(
 ) -> tuple[int, str]:  # bytes, and of what
     "Memory that training takes: of the GPU, or of this process."
     if device.type == "cuda": return torch.cuda.memory_reserved(device), f"of {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB on the GPU"
-    try: return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(), "of memory"
-    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024), "of memory, at most"
+    return psutil.Process().memory_info().rss, "of memory"
 
 # %% ../nbs/28_monitor.ipynb #6cef339b
 SIDE = 64  # of an image in the picture, in pixels, about
@@ -536,6 +536,7 @@ class TrainingMonitor(Panel, L.Callback):
         self._begin()
         self._thread = threading.Thread(target=copy_context().run, args=(self._train, segmenter, data, clusters, settings), name="bgcs training")
         self._thread.start()
+        atexit.register(_until_gone, self._thread)
 
     def _train(self, segmenter, data, clusters, settings):
         try: self.result_ = segmenter.fit(data, clusters, **settings)
@@ -609,6 +610,14 @@ def _identity(trainer, segmenter, data, watched):
     flat = {name: value for name, value in segmenter.settings.items() if name != "objective"} | {f"objective.{name}": value for name, value in segmenter.settings["objective"].items()}
     content = hashlib.sha256(np.ascontiguousarray(watched.images[:].numpy())).hexdigest()[:16]
     return json.loads(json.dumps(flat | {"steps": int(trainer.estimated_stepping_batches), "object images": len(data.objects), "background-only images": len(data.backgrounds), "images watched": content}))
+
+def _until_gone(thread):
+    "Wait until the system has ended a thread. PyTorch takes the GIL to free what it keeps for a thread that dies, and at the very end of Python that is answered with an abort."
+    thread.join()
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        if not Path(f"/proc/self/task/{thread.native_id}").exists(): break
 
 def _is_many(settings):
     devices, strategy = settings.get("devices", 1), str(settings.get("strategy", "auto"))
