@@ -1,4 +1,7 @@
 """Shared by the tests. Slow ones run only when asked for: `pytest -m slow`."""
+import os
+import random
+import socket
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +15,16 @@ TINY = {"n_images": 80, "image_size": 32, "n_clusters": 3, "steps": 24}  # the q
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+def for_two_processes():
+    "The environment of two that train together: a thread each, and a port to meet at that the system gives to nobody else before they do."
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as s:
+            try: s.bind(("127.0.0.1", port))
+            except OSError: continue
+        return os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
+    raise RuntimeError("no port is free")
 
 
 def pytest_configure(config):

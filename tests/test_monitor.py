@@ -1,6 +1,5 @@
 """TrainingMonitor on real training, without a browser."""
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ import warnings
 import lightning as L
 import pytest
 import torch
+from conftest import for_two_processes
 
 from bgcs.checkpoints import latest_checkpoint
 from bgcs.datasets import digits_on_textures
@@ -231,7 +231,7 @@ if __name__ == "__main__":
     Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=6, epochs=2, per_cluster=2, n_real=8, callbacks=[monitor], progress=False, devices=2, accelerator="cpu", strategy="ddp_spawn")
     print("frames", len(monitor.frames), monitor.phase)
 """)
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=170, env=for_two_processes())
     assert run.returncode == 0 and "frames 2" in run.stdout, run.stderr[-3000:]
     assert json.loads((tmp_path / "history" / HISTORY).read_text())["done"] == 6
 

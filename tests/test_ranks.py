@@ -1,11 +1,11 @@
 "Two processes with batches of B learn what one learns with 2B; real processes over gloo, started in each of the ways there are."
-import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
+from conftest import for_two_processes
 
 SCRIPT = """
 import sys, warnings
@@ -32,7 +32,7 @@ if __name__ == "__main__": exec(sys.argv[1])
 
 
 def run(script, call, *launcher):
-    done = subprocess.run([*(launcher or [sys.executable]), script, call], capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run([*(launcher or [sys.executable]), script, call], capture_output=True, text=True, timeout=200, env=for_two_processes())
     assert done.returncode == 0, done.stderr[-9000:]
 
 
@@ -90,7 +90,7 @@ if __name__ == "__main__":
 def test_encoders_too(folder):
     (folder / "encoder.py").write_text(ENCODER)
     for n, strategy in ((1, "auto"), (2, "ddp"), (2, "ddp_spawn")):
-        done = subprocess.run([sys.executable, folder / "encoder.py", str(n), strategy, folder / f"embedded{n}{strategy}"], capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run([sys.executable, folder / "encoder.py", str(n), strategy, folder / f"embedded{n}{strategy}"], capture_output=True, text=True, timeout=200, env=for_two_processes())
         assert done.returncode == 0, done.stderr[-9000:]
     one, two, spawned = (torch.load(folder / name, weights_only=True) for name in ("embedded1auto", "embedded2ddp", "embedded2ddp_spawn"))
     assert torch.allclose(two, spawned, atol=1e-6) and two.isfinite().all()
