@@ -359,7 +359,7 @@ peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0
 x, y = torch.randn(200, 4096).requires_grad_(), torch.randn(200, 4096)
 f(x[:8], y[:8], 16).backward()
 before = peak()
-f(x, y, 1000).backward()
+f(x, y, 3000).backward()
 print(peak() - before)
 """
 
