@@ -20,7 +20,7 @@ import torch
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'replace_file', 'remove_parts', 'write_checkpoint', 'CheckpointError', 'read_checkpoint',
-           'checkpoint_path', 'checkpoints_in', 'rotate_checkpoints', 'latest_checkpoint']
+           'check_weights', 'checkpoint_path', 'checkpoints_in', 'rotate_checkpoints', 'latest_checkpoint']
 
 # %% ../nbs/10_checkpoints.ipynb #30077bf1
 def replace_file(
@@ -127,6 +127,18 @@ def read_checkpoint(
         return _take(json.loads(header["content"]), tensors)
     except CheckpointError: raise
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError, AttributeError) as error: raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}). Use an older one") from None
+
+# %% ../nbs/10_checkpoints.ipynb #f24baf03
+def check_weights(
+    path,  # that they were read from, for messages
+    weights,  # tensors by name, as far as is known
+    expected: dict[str, torch.Tensor],  # the state of the network that shall get them, perhaps on the meta device
+) -> None:
+    "Refuse weights that a network cannot take, or should not."
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()): raise ValueError(f"{path} holds no weights; save the model again")
+    wrong = [name for name in {**expected, **weights} if name not in expected or name not in weights or expected[name].shape != weights[name].shape or expected[name].dtype != weights[name].dtype]
+    if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
+    if bad := [name for name, value in weights.items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}; save the model again")
 
 # %% ../nbs/10_checkpoints.ipynb #1435ae5d
 def checkpoint_path(

@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from .checkpoints import read_checkpoint, write_checkpoint
+from .checkpoints import check_weights, read_checkpoint, write_checkpoint
 from .stores import LazyImages
 from .training import Shuffled, Trainable, gather, loader_of, seeded, train
 
@@ -599,7 +599,8 @@ def rebuild_encoder(
     "A fitted encoder of settings and weights; each is checked before it is used."
     if not isinstance(settings, dict) or not isinstance(settings.get("name"), str): raise ValueError(f"{where} names no encoder; save the encoder again")
     encoder = _rebuild(settings, module, where)
-    _put_weights(encoder, weights, where)
+    check_weights(where, weights, encoder.state_dict())
+    encoder.load_state_dict(weights, assign=encoder.name != ModuleEncoder.name)
     encoder.fitted = True
     return encoder.eval()
 
@@ -616,11 +617,3 @@ def _rebuild(settings, module, path):
         _one_of("encoder", name, (*ENCODERS, ModuleEncoder.name))
         with torch.device("cpu" if name == ModuleEncoder.name else "meta"): return {**ENCODERS, ModuleEncoder.name: ModuleEncoder}[name](**arguments)
     except (TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error: raise ValueError(f"{path} holds settings that this encoder doesn't have, or lacks some: {error}") from None
-
-def _put_weights(encoder, weights, path):
-    expected = encoder.state_dict()
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()): raise ValueError(f"{path} holds no weights of an encoder; save the encoder again")
-    wrong = [name for name in {**expected, **weights} if name not in expected or name not in weights or expected[name].shape != weights[name].shape or expected[name].dtype != weights[name].dtype]
-    if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
-    if bad := [name for name, value in weights.items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}; save the encoder again")
-    encoder.load_state_dict(weights, assign=encoder.name != ModuleEncoder.name)

@@ -96,7 +96,6 @@ def cluster_command(options: argparse.Namespace) -> int:
 
 def describe_command(options: argparse.Namespace) -> int:
     "Say what the images are."
-    from bgcs.checkpoints import replace_file
     from bgcs.describe import describe
     from bgcs.presets import OWN, load_images
     data = settings_of(options).data
@@ -151,7 +150,6 @@ def compare_command(options: argparse.Namespace) -> int:
 # %% ../nbs/35_experiments.ipynb #04a46e69
 def sweep_command(options: argparse.Namespace) -> int:
     "Run trials over ranges of settings."
-    from bgcs.presets import settings_from
     from bgcs.sweep import check_space, split_ranges, sweep
     values = {}
     for layer in layers_of(options): values |= layer

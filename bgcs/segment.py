@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .batches import TransplantImages, Transplants, check_clusters
 from .blend import Placement, composite, mosaic, random_blobs, random_flips, top_mean
-from .checkpoints import read_checkpoint, write_checkpoint
+from .checkpoints import check_weights, read_checkpoint, write_checkpoint
 from .choose import FOLDS, HeldOut, choose_threshold, criteria, hold_out
 from .cluster import border_patches
 from .divergence import DIVERGENCES, Divergence, conditional_divergence, make_divergence
@@ -441,10 +441,7 @@ class Segmenter(Trainable):
             segmenter.normalization = None if found["normalization"] is None else Normalization.from_dict(found["normalization"], normalizing)
             segmenter.threshold_ = float(found["threshold"])
         except (TypeError, KeyError, AttributeError, RuntimeError) as error: raise ValueError(f"{path} holds settings that a segmenter doesn't have, or lacks some: {error}") from None
-        expected = segmenter.net.state_dict()
-        wrong = [name for name in {**expected, **found["weights"]} if name not in expected or name not in found["weights"] or expected[name].shape != found["weights"][name].shape or expected[name].dtype != found["weights"][name].dtype]
-        if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
-        if bad := [name for name, value in found["weights"].items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}")
+        check_weights(path, found.get("weights"), segmenter.net.state_dict())
         segmenter = segmenter.to_empty(device="cpu").cpu()  # Lightning notes the device in `cpu`
         for net in (segmenter.net, segmenter.averaged.module): net.load_state_dict(found["weights"])
         segmenter.averaged.n_averaged.zero_()
