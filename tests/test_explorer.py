@@ -268,7 +268,7 @@ def test_pages_and_camera(explorer):
 
 # ---- planes --------------------------------------------------------------------------------------------------------------------
 
-def test_umap_is_kept_and_can_be_stopped(data, tmp_path, monkeypatch, explore):
+def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     explorer = explore(fitted(data), data)
     assert "principal components" in says(explorer) and explorer.view.busy
@@ -278,6 +278,8 @@ def test_umap_is_kept_and_can_be_stopped(data, tmp_path, monkeypatch, explore):
     first = explore(fitted(data), data).wait()
     assert "laid out by UMAP" in says(first)
     kept, = tmp_path.glob("plane-*.npy")
+    kept.unlink()
+    assert np.array_equal(explore(fitted(data), data).wait().xy, first.xy)
     np.save(kept, first.xy + 1)
     assert np.array_equal(explore(fitted(data), data).wait().xy, first.xy + 1)
     kinds = np.arange(90) % KINDS

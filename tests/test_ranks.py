@@ -1,7 +1,6 @@
 "Two processes with batches of B learn what one learns with 2B; real processes over gloo, started in each of the ways there are."
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch

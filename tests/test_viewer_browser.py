@@ -62,7 +62,7 @@ def test_one_object_before_a_chosen_cluster(page):
     assert view.locator("img:visible").nth(2).get_attribute("src") != source
     text(page, "Sliced Wasserstein distance to real images of cluster 2")
     shot(page, "viewer")
-    if os.environ.get("BGCS_DOCS"): view.screenshot(path=ROOT / "nbs" / "images" / "composite_viewer.png")
+    if os.environ.get("BGCS_REFRESH_IMAGES"): view.screenshot(path=ROOT / "nbs" / "images" / "composite_viewer.png")
     assert state(page)["target"] == 2
 
 
