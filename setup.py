@@ -21,11 +21,11 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["bgcs", "bgcs.*"]),
-    package_data={"bgcs": ["*.js", "*.css"]},  # what views run in the browser
+    package_data={"bgcs.widgets": ["*.js", "*.css"]},  # what views run in the browser
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()} | {name: [package] for name, package in (extra.split(":") for extra in cfg["extras"].split())},
-    entry_points={"console_scripts": ["bgcs=bgcs.experiments:main"]},
+    entry_points={"console_scripts": ["bgcs=bgcs.runs.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -1,6 +1,6 @@
 """The command line as `python -m bgcs`."""
 import sys
 
-from .experiments import main
+from .runs.cli import main
 
 if __name__ == "__main__": sys.exit(main())

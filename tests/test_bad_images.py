@@ -14,10 +14,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bgcs.cluster import BackgroundClusterer
-from bgcs.files import ImageSetError
-from bgcs.images import from_arrays, from_folders, from_hdf5, from_table
-from bgcs.segment import Segmenter
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.files import ImageSetError
+from bgcs.data.images import from_arrays, from_folders, from_hdf5, from_table
+from bgcs.masks.segment import Segmenter
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 32, 40), dtype=np.uint8)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bgcs.cluster import BackgroundClusterer
-from bgcs.datasets import digits_on_textures
-from bgcs.images import ImageSetError, from_arrays, from_folders
-from bgcs.segment import Segmenter
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.datasets import digits_on_textures
+from bgcs.data.images import ImageSetError, from_arrays, from_folders
+from bgcs.masks.segment import Segmenter
 
 
 def write(folder, sizes, mode="L"):

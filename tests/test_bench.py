@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bgcs.bench import AS_RUN, PARTS, PLAIN, QUICK, Benchmark, BenchSettings, bench_clusters, bench_images, gpu_table, machine, main, network_times, network_variants, outside, speed_ups, stage_rates, step_times, watched
-from bgcs.masknet import UNet, kept_memory
-from bgcs.segment import Objective, Segmenter
+from bgcs.runs.bench import AS_RUN, PARTS, PLAIN, QUICK, Benchmark, BenchSettings, bench_clusters, bench_images, gpu_table, machine, main, network_times, network_variants, outside, speed_ups, stage_rates, step_times, watched
+from bgcs.masks.masknet import UNet, kept_memory
+from bgcs.masks.segment import Objective, Segmenter
 
 TINY = BenchSettings(size=16, width=4, depth=1, images=8, projections=20, steps=3, rounds=2)
 OPTIONS = ["--size", "16", "--width", "4", "--depth", "1", "--images", "8", "--projections", "20", "--steps", "2", "--rounds", "1"]
@@ -80,7 +80,7 @@ def test_all_of_it_is_json(data):
 
 
 def test_command_line_in_a_process_of_its_own(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "bgcs.bench", *OPTIONS, "--precision", "bf16-mixed", "--out", str(tmp_path / "b.json")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "bgcs.runs.bench", *OPTIONS, "--precision", "bf16-mixed", "--out", str(tmp_path / "b.json")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["settings"] | {"size": 16, "images": 8, "precision": "bf16-mixed", "device": "cpu"} == found["settings"] and found["peak_memory_mb"] > 50

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgcs.blend import Placement, composite, feather, harden, match_contrast, mosaic, move_objects, random_blobs, seam_bands
+from bgcs.objective.blend import Placement, composite, feather, harden, match_contrast, mosaic, move_objects, random_blobs, seam_bands
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
 sides, seeds = st.integers(5, 24), st.integers(0, 10_000)

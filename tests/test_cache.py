@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgcs.images import from_folders
-from bgcs.stores import PackedStore, clear_cache
+from bgcs.data.images import from_folders
+from bgcs.data.stores import PackedStore, clear_cache
 
 BUILD = """
 import sys, time
-from bgcs.images import from_folders
+from bgcs.data.images import from_folders
 objects, backgrounds, cache = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -104,8 +104,8 @@ def test_changed_file(folders, tmp_path):
 
 def test_training_from_the_cache_is_training_from_memory(folders, tmp_path, monkeypatch):
     import torch
-    from bgcs.cluster import BackgroundClusterer
-    from bgcs.segment import Segmenter
+    from bgcs.backgrounds.cluster import BackgroundClusterer
+    from bgcs.masks.segment import Segmenter
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     index = torch.arange(0, 3000, 30)
     masks = []

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgcs.blend import harden, random_blobs
-from bgcs.choose import (agreement, choose_threshold, compare, criteria, false_positive_area, hold_out, held_out_divergence, mask_iou, paste_consistency,
+from bgcs.objective.blend import harden, random_blobs
+from bgcs.masks.criteria import (agreement, choose_threshold, compare, criteria, false_positive_area, hold_out, held_out_divergence, mask_iou, paste_consistency,
                          plot_comparison, predict_masks, rank_agreement, removal_residual, score, seam_features, separation, stability)
-from bgcs.images import ImageSet
+from bgcs.data.images import ImageSet
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
 

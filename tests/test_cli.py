@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bgcs.datasets import digits_on_textures
-from bgcs.experiments import COMMANDS, main
-from bgcs.presets import settings_from
-from bgcs.report import read_losses
-from bgcs.runs import Run, run_train
-from bgcs.segment import Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.runs.cli import COMMANDS, main
+from bgcs.runs.settings import settings_from
+from bgcs.runs.report import read_losses
+from bgcs.runs.runs import Run, run_train
+from bgcs.masks.segment import Segmenter
 
 TINY = {"data.set": "digits_on_textures", "data.n": 40, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.epochs": 3,
         "schedule.per_cluster": 4, "schedule.n_real": 20, "schedule.choose": False, "trainer.accelerator": "cpu"}
@@ -172,7 +172,7 @@ def test_clusters_that_cannot_be_compared_are_named_before_training(tmp_path, ca
 def test_what_fails_in_the_work_gives_code_1_and_keeps_the_traceback(tmp_path, capsys, monkeypatch):
     code, _, err = typed(capsys, "train", *WORDS, "schedule.lr=1e30", "--folder", tmp_path / "diverged", "--quiet")
     assert code == 1 and "batch" in err and "Traceback" not in err and Run.open(tmp_path / "diverged").status["state"] == "failed"
-    monkeypatch.setattr("bgcs.runs.write_results", lambda *_: {}["nothing"])
+    monkeypatch.setattr("bgcs.runs.runs.write_results", lambda *_: {}["nothing"])
     code, _, err = typed(capsys, "train", *WORDS, "schedule.steps=2", "--folder", tmp_path / "bug", "--quiet")
     assert code == 1 and f"The traceback is in {tmp_path / 'bug' / 'error.txt'}" in err and "KeyError" in err and "KeyError: 'nothing'" in (tmp_path / "bug" / "error.txt").read_text()
 
@@ -193,7 +193,7 @@ def test_a_sweep_without_optuna_says_what_to_install(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command, capsys):
     code, out, _ = typed(capsys, command, "--help")
-    assert code == 0 and ("bgcs.bench" in out and "--gpu" in out if command == "bench" else f"bgcs {command}" in out and "example:" in out and COMMANDS[command][0][1:20] in out)
+    assert code == 0 and ("bgcs.runs.bench" in out and "--gpu" in out if command == "bench" else f"bgcs {command}" in out and "example:" in out and COMMANDS[command][0][1:20] in out)
 
 
 def test_help_is_quick_and_light():

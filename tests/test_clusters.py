@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from bgcs.cluster import BackgroundClusterer, Edits
-from bgcs.datasets import digits_on_textures
-from bgcs.images import from_arrays
-from bgcs.segment import RefreshClusters, Segmenter
+from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
+from bgcs.data.datasets import digits_on_textures
+from bgcs.data.images import from_arrays
+from bgcs.masks.segment import RefreshClusters, Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def test_loaded_elsewhere_gives_identical_labels(clusterer, data, tmp_path):
     edited.save(tmp_path / "edited")
     code = f"""
 import sys, torch
-from bgcs.cluster import BackgroundClusterer
-from bgcs.datasets import digits_on_textures
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.datasets import digits_on_textures
 clusterer = BackgroundClusterer.load(sys.argv[1])
 torch.save(clusterer.predict(digits_on_textures("train", n=300)), sys.argv[2])
 """
@@ -85,7 +85,7 @@ def test_masks_refresh_clusters_while_training(clusterer, data):
 
 
 def test_unsure_images_stay_off_the_real_side(clusterer, data):
-    from bgcs.batches import Transplants
+    from bgcs.objective.batches import Transplants
     clusters = clusterer.predict(data)
     clusters[:40] = -1
     deal = Transplants(clusters[data.presence], clusters[~data.presence])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bgcs.datasets import PUBLISHED, Birds, FashionOnTextures, MarineDebris, MNISTOnTextures, Shipwrecks, SpritesOnSAS, SpritesOnTextures, npz_rows, read_idx
-from bgcs.files import ImageSetError
-from bgcs.images import ImageSet
-from bgcs.standins import SPRITES_FILE, STANDINS, write_standin
+from bgcs.data.datasets import PUBLISHED, Birds, FashionOnTextures, MarineDebris, MNISTOnTextures, Shipwrecks, SpritesOnSAS, SpritesOnTextures, npz_rows, read_idx
+from bgcs.data.files import ImageSetError
+from bgcs.data.images import ImageSet
+from bgcs.data.standins import SPRITES_FILE, STANDINS, write_standin
 
 PARTS = ("train", "val", "test")
 NEEDS = {MNISTOnTextures: ("mnist", "textures"), FashionOnTextures: ("fashion", "textures"), SpritesOnTextures: ("dsprites", "textures"), SpritesOnSAS: ("sassed", "dsprites"),
@@ -224,7 +224,7 @@ def test_shipwreck_labels_of_255_and_of_1_count_alike(root):
 
 
 def test_shipwreck_predictions_can_be_laid_back(root):
-    from bgcs.patches import stitch
+    from bgcs.data.patches import stitch
     data = Shipwrecks(root, "test", stride=16)
     whole = stitch(data.masks[:].float(), data)
     for path, back in whole.items():
@@ -260,7 +260,7 @@ def test_debris_shows_neither_wall_nor_what_lies_outside_the_fan(root):
 
 
 def test_a_set_can_be_clustered(root):
-    from bgcs.cluster import BackgroundClusterer
+    from bgcs.backgrounds.cluster import BackgroundClusterer
     data = opened(SpritesOnSAS, root, image_size=32)
     clusterer = BackgroundClusterer(2, epochs=1, accelerator="cpu", progress=False).fit(data)
     assert len(clusterer.labels_) == len(data.backgrounds)
@@ -278,7 +278,7 @@ def test_real_digits_on_real_textures():
 
 
 def test_real_sonar():
-    from bgcs.datasets import deal_groups, scenes
+    from bgcs.data.datasets import deal_groups, scenes
     root = real("fls_sonar")
     files = sorted((root / "images").glob("*.png"))
     assert len(files) == 800

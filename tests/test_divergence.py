@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgcs import slicing
-from bgcs.divergence import DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd, sinkhorn_divergence
-from bgcs.slicing import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights, generalized_sliced_wasserstein,
+from bgcs.objective.divergence import DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd, sinkhorn_divergence
+from bgcs.objective.sliced import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights, generalized_sliced_wasserstein,
                           max_sliced_wasserstein, projected_costs, random_projections, sliced_wasserstein, wasserstein_1d)
-from bgcs.views import Features, Patches, Pixels
+from bgcs.objective.features import Features, Patches, Pixels
 
 some = partial(settings, deadline=None, derandomize=True)
 sizes, dims, seeds, orders = st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**31), st.sampled_from([1, 1.5, 2, 3])
@@ -351,7 +351,7 @@ def test_critic_comes_near_the_wasserstein_distance_and_back_from_disk(tmp_path)
 
 MEMORY = """
 import sys, torch, ot
-from bgcs.slicing import energy_sliced_wasserstein, sliced_wasserstein
+from bgcs.objective.sliced import energy_sliced_wasserstein, sliced_wasserstein
 torch.set_num_threads(1)
 theirs = lambda x, y, n: ot.sliced_wasserstein_distance(x, y, n_projections=n)
 f = {"POT": theirs, "sliced": sliced_wasserstein, "energy": energy_sliced_wasserstein}[sys.argv[1]]

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from skimage import data as skdata
 from torch import nn
 
-from bgcs.checkpoints import checkpoints_in, read_checkpoint, write_checkpoint
-from bgcs.encoders import ENCODERS, POSITIVES, AutoEncoder, ContrastiveEncoder, Encoder, ModuleEncoder, PCAEncoder, PixelEncoder, load_encoder, make_encoder, random_crops, save_encoder
-from bgcs.normalize import Normalization
-from bgcs.stores import ArrayStore, LazyImages
+from bgcs.training.checkpoints import checkpoints_in, read_checkpoint, write_checkpoint
+from bgcs.backgrounds.encoders import ENCODERS, POSITIVES, AutoEncoder, ContrastiveEncoder, Encoder, ModuleEncoder, PCAEncoder, PixelEncoder, load_encoder, make_encoder, random_crops, save_encoder
+from bgcs.data.intensity import Normalization
+from bgcs.data.stores import ArrayStore, LazyImages
 
 SHORT = {"epochs": 2, "batch_size": 8, "progress": False, "accelerator": "cpu"}
 SIZE = 12

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
-from bgcs.cluster import BackgroundClusterer, Edits
-from bgcs.explorer import ClusterEditor, ClusterExplorer
-from bgcs.files import read_image
-from bgcs.images import from_arrays
-from bgcs.stores import clear_cache
+from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
+from bgcs.widgets.explorer import ClusterEditor, ClusterExplorer
+from bgcs.data.files import read_image
+from bgcs.data.images import from_arrays
+from bgcs.data.stores import clear_cache
 
 KINDS = 3
 
@@ -347,7 +347,7 @@ def test_channels(channels, word, tmp_path, explore):
 
 def test_floats_outside_0_and_1(data, explore):
     wild = replace(data, images=8 * data.images - 3)
-    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.normalize"): explore(fitted(data), wild)
+    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.data.intensity"): explore(fitted(data), wild)
 
 
 def test_one_background(data, explore):
@@ -410,9 +410,9 @@ def test_closing_python_does_not_wait_for_umap(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
 import numpy as np
-from bgcs.cluster import BackgroundClusterer
-from bgcs.explorer import ClusterExplorer
-from bgcs.images import from_arrays
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.widgets.explorer import ClusterExplorer
+from bgcs.data.images import from_arrays
 rng = np.random.default_rng(0)
 data = from_arrays(rng.random((5, 16, 16)), rng.random((5000, 16, 16)))
 explorer = ClusterExplorer(BackgroundClusterer(3, encoder="pca", progress=False).fit(data[:500]), data, progress=False)

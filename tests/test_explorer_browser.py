@@ -15,10 +15,10 @@ SMALL = """
 import json, time
 from pathlib import Path
 import numpy as np, torch
-from bgcs.cluster import BackgroundClusterer
-from bgcs.datasets import digits_on_textures
-from bgcs.explorer import ClusterExplorer
-from bgcs.images import from_arrays
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.datasets import digits_on_textures
+from bgcs.widgets.explorer import ClusterExplorer
+from bgcs.data.images import from_arrays
 data = digits_on_textures("train", n=600).weak()
 clusterer = BackgroundClusterer(n_clusters=4, epochs=6, progress=False).fit(data)
 explorer = ClusterExplorer(clusterer, data, columns={"brightness": data.images.mean((1, 2, 3)).numpy(), "site": [f"site {i % 9}" for i in range(1200)]})

@@ -4,7 +4,7 @@ import pytest
 from conftest import QUICKSTART, TINY
 from lab import idle, needs_browser, open_notebook, run_all, shot
 
-from bgcs.notebooks import with_parameters
+from bgcs.runs.notebooks import with_parameters
 
 pytestmark = needs_browser
 
@@ -98,10 +98,10 @@ def test_training_shows_masks_and_turns_back(quickstart):
 OWN_IMAGES = """import numpy as np
 from pathlib import Path
 from PIL import Image
-from bgcs.datasets import digits_on_textures
-from bgcs.describe import describe
-from bgcs.images import from_folders
-from bgcs.splits import split
+from bgcs.data.datasets import digits_on_textures
+from bgcs.data.describe import describe
+from bgcs.data.images import from_folders
+from bgcs.data.splits import split
 images = digits_on_textures(n=1500)
 for kind, part in (("with", images.objects), ("without", images.backgrounds)):
     Path(kind).mkdir()

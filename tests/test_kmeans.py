@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from bgcs.kmeans import SinkhornKMeans, balanced_plan, dual_potentials
+from bgcs.backgrounds.kmeans import SinkhornKMeans, balanced_plan, dual_potentials
 
 ONE = {name: "sets n_clusters=1, which leaves nothing to balance and is refused" for name in (
     "check_dont_overwrite_parameters", "check_fit2d_predict1d", "check_methods_subset_invariance",

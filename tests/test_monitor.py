@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import for_two_processes
 
-from bgcs.checkpoints import latest_checkpoint
-from bgcs.datasets import digits_on_textures
-from bgcs.images import from_arrays
-from bgcs.monitor import HISTORY, History, TrainingMonitor
-from bgcs.segment import Segmenter
+from bgcs.training.checkpoints import latest_checkpoint
+from bgcs.data.datasets import digits_on_textures
+from bgcs.data.images import from_arrays
+from bgcs.widgets.monitor import HISTORY, History, TrainingMonitor
+from bgcs.masks.segment import Segmenter
 
 DATA, WATCHED = digits_on_textures("train", n=150), digits_on_textures("test", n=4).objects
 QUICK = {"steps": 30, "epochs": 3, "per_cluster": 2, "n_real": 8, "held_out": None}
@@ -202,9 +202,9 @@ def test_a_snapshot_keeps_the_model(tmp_path):
 def test_an_interrupt_of_wait_ends_training_with_a_usable_segmenter(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("""
-from bgcs.datasets import digits_on_textures
-from bgcs.monitor import TrainingMonitor
-from bgcs.segment import Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.widgets.monitor import TrainingMonitor
+from bgcs.masks.segment import Segmenter
 import os, signal, threading, time
 data = digits_on_textures(n=60)
 monitor = TrainingMonitor()
@@ -222,9 +222,9 @@ print(monitor.phase, "masks", tuple(monitor.wait().predict(data.objects[:3]).sha
 def test_two_processes_leave_their_history_in_the_folder(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(f"""
-from bgcs.datasets import digits_on_textures
-from bgcs.monitor import TrainingMonitor
-from bgcs.segment import Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.widgets.monitor import TrainingMonitor
+from bgcs.masks.segment import Segmenter
 if __name__ == "__main__":
     data = digits_on_textures(n=60)
     monitor = TrainingMonitor(folder={str(tmp_path / 'history')!r})

@@ -8,9 +8,9 @@ from lab import idle, needs_browser, open_notebook, shot
 
 pytestmark = needs_browser
 CELLS = ["""from pathlib import Path
-from bgcs.datasets import digits_on_textures
-from bgcs.monitor import TrainingMonitor
-from bgcs.segment import Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.widgets.monitor import TrainingMonitor
+from bgcs.masks.segment import Segmenter
 data, watched = digits_on_textures("train", n=300), digits_on_textures("test", n=10).objects
 TrainingMonitor()""",
 """monitor = TrainingMonitor(watched, folder="watched")

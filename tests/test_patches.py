@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bgcs.patches import Side, blind_band, box_raster, choose_places, lay_back, random_places, sliding_places, sonar_sides, window_share, _median_mask
+from bgcs.data.patches import Side, blind_band, box_raster, choose_places, lay_back, random_places, sliding_places, sonar_sides, window_share, _median_mask
 
 
 def speckle(shape, mean, seed=0, looks=4):

@@ -18,13 +18,13 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-import bgcs.predict
-from bgcs.files import ImageSetError, image_info
-from bgcs.images import from_arrays, from_folders
-from bgcs.normalize import Normalization
-from bgcs.patches import cut_patches, lay_back, sonar_sides
-from bgcs.predict import Tiling, axis_weights, find_objects, predict_files, predict_large, presence_score
-from bgcs.segment import Segmenter
+import bgcs.masks.predict
+from bgcs.data.files import ImageSetError, image_info
+from bgcs.data.images import from_arrays, from_folders
+from bgcs.data.intensity import Normalization
+from bgcs.data.patches import cut_patches, lay_back, sonar_sides
+from bgcs.masks.predict import Tiling, axis_weights, find_objects, predict_files, predict_large, presence_score
+from bgcs.masks.segment import Segmenter
 
 
 def same(images): return images
@@ -117,8 +117,8 @@ def test_tiles_look_as_patches_did_in_training(normalization):
 def test_batches_are_shared_by_images_and_bounded(survey, tmp_path, monkeypatch):
     sizes = []
     def counted(model, images, batch_size): sizes.append(len(images)); return original(model, images, batch_size)
-    original = bgcs.predict.predict_masks
-    monkeypatch.setattr(bgcs.predict, "predict_masks", counted)
+    original = bgcs.masks.predict.predict_masks
+    monkeypatch.setattr(bgcs.masks.predict, "predict_masks", counted)
     predict(model(), survey, tmp_path / "out", batch_size=16, overlap=0)
     tiles = sum((-(-(40 + 8 * i) // 32)) * 2 for i in range(6))
     assert sum(sizes) == tiles and max(sizes) == 16 and len(sizes) == -(-tiles // 16)
@@ -127,7 +127,7 @@ def test_batches_are_shared_by_images_and_bounded(survey, tmp_path, monkeypatch)
 def test_memory_is_that_of_a_few_images():
     code = """
 import resource, numpy as np
-from bgcs.predict import predict_large
+from bgcs.masks.predict import predict_large
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 image = np.zeros((6000, 6000), np.uint8)
 predict_large(lambda images: images, image[:600, :600], tile=64)
@@ -267,8 +267,8 @@ def test_names_never_clash(tmp_path):
 
 def test_resume_does_only_what_is_left(survey, tmp_path, monkeypatch):
     segmenter, out, done = model(), tmp_path / "out", []
-    original = bgcs.predict.read_image
-    monkeypatch.setattr(bgcs.predict, "read_image", lambda path, *rest: (done.append(path.name), original(path, *rest))[1])
+    original = bgcs.masks.predict.read_image
+    monkeypatch.setattr(bgcs.masks.predict, "read_image", lambda path, *rest: (done.append(path.name), original(path, *rest))[1])
     whole = predict(segmenter, survey, out)
     first = snapshot(out)
     done.clear()
@@ -411,12 +411,12 @@ def test_a_full_disk_is_named_and_what_is_done_stays(survey, tmp_path, monkeypat
 
 def test_interrupted_by_a_person(survey, tmp_path, monkeypatch):
     "What is done is in the tables when Ctrl-C ends it, and the rest follows."
-    original, calls = bgcs.predict.predict_masks, []
+    original, calls = bgcs.masks.predict.predict_masks, []
     def stopped(*args):
         calls.append(args)
         if len(calls) == 4: raise KeyboardInterrupt
         return original(*args)
-    monkeypatch.setattr(bgcs.predict, "predict_masks", stopped)
+    monkeypatch.setattr(bgcs.masks.predict, "predict_masks", stopped)
     with pytest.raises(KeyboardInterrupt): predict(model(), survey, tmp_path / "out", batch_size=8, threads=1)
     done = pd.read_csv(tmp_path / "out" / "images.csv")
     monkeypatch.undo()
@@ -428,10 +428,10 @@ def contents_of_pictures(found): return {p.relative_to(found.folder).as_posix():
 
 
 KILLED = """
-import sys, bgcs.predict
+import sys, bgcs.masks.predict
 sys.path.insert(0, {tests!r})
 from test_predict import model
-bgcs.predict.predict_files(model(), {survey!r}, {out!r}, tile=32, progress=False)
+bgcs.masks.predict.predict_files(model(), {survey!r}, {out!r}, tile=32, progress=False)
 """
 
 

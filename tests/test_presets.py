@@ -6,10 +6,10 @@ import pytest
 import yaml
 from hypothesis import given, settings as how, strategies as st
 
-from bgcs.choose import FOLDS
-from bgcs.files import ImageSetError
-from bgcs.presets import OWN, PAPER, PRESETS, SECTIONS, SETS, Data, Settings, as_typed, describe_preset, differences, flatten, load_images, parse_words, preset, read_settings, set_options, settings_from
-from bgcs.segment import Segmenter
+from bgcs.masks.criteria import FOLDS
+from bgcs.data.files import ImageSetError
+from bgcs.runs.settings import OWN, PAPER, PRESETS, SECTIONS, SETS, Data, Settings, as_typed, describe_preset, differences, flatten, load_images, parse_words, preset, read_settings, set_options, settings_from
+from bgcs.masks.segment import Segmenter
 
 BASE = {"data.set": "digits_on_textures"}
 NUMBERS = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls) if typing.get_type_hints(cls)[f.name] in (int, float)]
@@ -77,7 +77,7 @@ def test_bad_settings_are_refused_with_what_was_expected(case):
     ("gpu", 1, {"cpu": 4, "cuda": 0, "mps": 0}, "sees no such device"), ("cuda", 3, {"cpu": 4, "cuda": 2, "mps": 0}, "there are 2 here"), ("mps", 1, {"cpu": 4, "cuda": 1, "mps": 0}, "it sees 1 cuda"),
     ("gpu", "auto", {"cpu": 4, "cuda": 0, "mps": 0}, "sees no such device"), ("cpu", 8, {"cpu": 4, "cuda": 0, "mps": 0}, None), ("gpu", 1, {"cpu": 4, "cuda": 0, "mps": 1}, None), ("auto", 2, {"cpu": 4, "cuda": 0, "mps": 0}, None)])
 def test_devices_that_are_not_there(accelerator, devices, there, message, monkeypatch):
-    monkeypatch.setattr("bgcs.presets.devices_here", lambda: there)
+    monkeypatch.setattr("bgcs.runs.settings.devices_here", lambda: there)
     trainer = settings_from(BASE, {"trainer.accelerator": accelerator, "trainer.devices": devices}).trainer
     if message is None: trainer.check_devices()
     else:

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from conftest import QUICKSTART, ROOT, TINY
 
-from bgcs.notebooks import run_notebook
-from bgcs.segment import Segmenter
+from bgcs.runs.notebooks import run_notebook
+from bgcs.masks.segment import Segmenter
 
 
 def test_fewer_than_15_code_cells_each_with_a_paragraph_before():
@@ -37,8 +37,8 @@ def test_an_interrupt_leaves_a_usable_segmenter(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("""
 import sys, torch
-from bgcs.datasets import digits_on_textures
-from bgcs.segment import Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.segment import Segmenter
 data = digits_on_textures(n=60)
 import lightning as L
 class Began(L.Callback):

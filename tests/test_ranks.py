@@ -11,8 +11,8 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import torch, lightning as L
 torch.set_num_threads(1)
-from bgcs.datasets import digits_on_textures
-from bgcs.segment import Objective, Segmenter
+from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.segment import Objective, Segmenter
 
 class Gradients(L.Callback):
     def __init__(self): self.seen = []
@@ -78,7 +78,7 @@ ENCODER = """
 import sys, torch, warnings
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-from bgcs.encoders import ContrastiveEncoder
+from bgcs.backgrounds.encoders import ContrastiveEncoder
 if __name__ == "__main__":
     images = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     encoder = ContrastiveEncoder(patch_size=16, width=4, dim=3, jitter=0.0, positives="augment").fit(images, epochs=2, batch_size=20, progress=False, accelerator="cpu", devices=int(sys.argv[1]), strategy=sys.argv[2])

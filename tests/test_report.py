@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgcs.cluster import BackgroundClusterer
-from bgcs.datasets import digits_on_textures
-from bgcs.report import READING, data_uri, plot_losses, read_losses, read_run, warnings_of, write_report
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.datasets import digits_on_textures
+from bgcs.runs.report import READING, data_uri, plot_losses, read_losses, read_run, warnings_of, write_report
 
 CHROMIUM = os.environ.get("BGCS_CHROMIUM", "")
 FIGURES = ("images", "clusters", "plane", "losses", "scores", "masks", "composites")

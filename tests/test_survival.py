@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bgcs.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
-from bgcs.datasets import digits_on_textures
-from bgcs.segment import Objective, RefreshClusters, Segmenter
-from bgcs.training import NotFinite, OutOfMemory
+from bgcs.training.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
+from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.segment import Objective, RefreshClusters, Segmenter
+from bgcs.training.loop import NotFinite, OutOfMemory
 
 small = {"progress": False, "accelerator": "cpu", "per_cluster": 3, "n_real": 10}
 
@@ -32,9 +32,9 @@ KILLING = """
 import json, os, random, signal, sys, time, warnings
 import torch
 warnings.simplefilter("ignore")
-from bgcs.checkpoints import checkpoints_in
-from bgcs.datasets import digits_on_textures
-from bgcs.segment import Objective, Segmenter
+from bgcs.training.checkpoints import checkpoints_in
+from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.segment import Objective, Segmenter
 torch.set_num_threads(1)
 folder, kills = sys.argv[1], int(sys.argv[2])
 data = digits_on_textures(n=150, image_size=24)
@@ -83,7 +83,7 @@ import warnings; warnings.simplefilter("ignore")
 import sys, time, torch, lightning as L
 sys.path.insert(0, {tests!r})
 from test_survival import fit
-from bgcs.datasets import digits_on_textures
+from bgcs.data.datasets import digits_on_textures
 class Slow(L.Callback):
     def on_train_batch_end(self, trainer, *rest):
         if trainer.global_step == 5: print("ready", flush=True)
@@ -139,7 +139,7 @@ def test_other_settings_are_refused_by_name(data, tmp_path):
 
 
 def test_refreshed_clusters_survive(data, tmp_path):
-    from bgcs.cluster import BackgroundClusterer
+    from bgcs.backgrounds.cluster import BackgroundClusterer
     import lightning as L
     clusterer = BackgroundClusterer(3, encoder="pixels", progress=False).fit(data)
     class Break(L.Callback):

@@ -5,10 +5,10 @@ import lightning as L
 import pytest
 import torch
 
-import bgcs.segment
-from bgcs.choose import criteria, hold_out
-from bgcs.datasets import digits_on_textures
-from bgcs.segment import Objective, Segmenter
+import bgcs.masks.segment
+from bgcs.masks.criteria import criteria, hold_out
+from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.segment import Objective, Segmenter
 
 small = dict(per_cluster=2, n_real=4, accelerator="cpu", progress=False)
 
@@ -50,7 +50,7 @@ def test_images_held_out_are_not_trained_on(data):
     class Images(L.Callback):
         def on_train_batch_end(self, trainer, segmenter, outputs, batch, batch_idx): seen.extend(image.numpy().tobytes() for name in ("images", "backgrounds", "real") for image in batch[name])
     segmenter = Segmenter(base_width=4, depth=1).fit(data, data.background_class, steps=60, epochs=1, held_out=0.4, callbacks=[Images()], **small)
-    aside = bgcs.segment.held_out_images(data, 0.4, 0)
+    aside = bgcs.masks.segment.held_out_images(data, 0.4, 0)
     kept, away = ({image.numpy().tobytes() for image in data.images[part]} for part in (~aside, aside))
     assert segmenter.history_ and set(seen) <= kept and not set(seen) & away and len(set(seen)) > 0.9 * len(kept)
 
@@ -65,7 +65,7 @@ def test_terms_by_phase(data):
 def test_back_to_mosaics_after_three_worse_epochs(data, monkeypatch, scores, reopened):
     "Scores are dictated here, since no small set makes composites fail for sure; the real ones are in the benchmark of masks."
     left, watch = iter(scores), Watch()
-    monkeypatch.setattr(bgcs.segment, "criteria", lambda *args, **kw: {"score": next(left)})
+    monkeypatch.setattr(bgcs.masks.segment, "criteria", lambda *args, **kw: {"score": next(left)})
     segmenter = Segmenter(base_width=4, depth=1, objective=Objective(opening=0.16)).fit(data, data.background_class, steps=12, epochs=6, held_out=0.3, callbacks=[watch], **small)
     assert segmenter.reopened == reopened
     assert ["mosaic" in terms for terms in watch.terms] == [True] * 2 + [False] * 6 + [reopened] * 4

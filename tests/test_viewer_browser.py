@@ -12,9 +12,9 @@ pytestmark = needs_browser
 CELL = """
 import json
 from pathlib import Path
-from bgcs.cluster import BackgroundClusterer
-from bgcs.datasets import digits_on_textures
-from bgcs.viewer import CompositeViewer
+from bgcs.backgrounds.cluster import BackgroundClusterer
+from bgcs.data.datasets import digits_on_textures
+from bgcs.widgets.composites import CompositeViewer
 data = digits_on_textures("train", n=200)
 clusterer = BackgroundClusterer(3, encoder="pca", progress=False).fit(data.weak())
 viewer = CompositeViewer(data.objects.masks.float(), data.weak(), clusterer)

@@ -50,7 +50,7 @@ def main():
     if not shutil.which("quarto"):
         print("Quarto is not installed, so no site was rendered: https://quarto.org/docs/get-started/")
         return
-    for extra in ("images", "tutorials/images", "benchmarks/images"):
+    for extra in [p.relative_to(NBS) for p in NBS.rglob("images") if p.is_dir()]:
         if (NBS / extra).is_dir(): shutil.copytree(NBS / extra, PROCESSED / extra, dirs_exist_ok=True)
     sys.exit(subprocess.run(["quarto", "render", str(PROCESSED), "--output-dir", str(ROOT / "_docs")], cwd=PROCESSED).returncode)
 
