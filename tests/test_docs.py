@@ -29,7 +29,7 @@ def test_documentation_is_whole_and_faults_are_seen(copy):
     index.cells[0].source += "\n[nowhere](no_such_page.ipynb) ![none](images/none.png)"
     nbformat.write(index, copy / "nbs" / "index.ipynb")
     shutil.copy2(copy / "nbs" / "index.ipynb", copy / "nbs" / "unlisted.ipynb")
-    for page in copy.glob("nbs/[0-9]*.ipynb"): page.unlink()
+    for page in copy.glob("nbs/*/[0-9]*.ipynb"): page.unlink()
     code, said = check(copy)
     assert code != 0
-    for fault in ("links to no_such_page.ipynb", "links to images/none.png", "unlisted.ipynb is in no sidebar", "lists 00_files.ipynb, which isn't there"): assert fault in said, said
+    for fault in ("links to no_such_page.ipynb", "links to images/none.png", "unlisted.ipynb is in no sidebar", "lists data/00_checks.ipynb, which isn't there"): assert fault in said, said
