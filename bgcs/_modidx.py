@@ -2007,5 +2007,7 @@ d = { 'settings': { 'branch': 'main',
                                                                               'bgcs/widgets/monitor.py'),
                                       'bgcs.widgets.monitor.watched_picture': ( 'widgets/monitor.html#watched_picture',
                                                                                 'bgcs/widgets/monitor.py')},
-            'bgcs.widgets.shared': { 'bgcs.widgets.shared.picture_grid': ('widgets/shared.html#picture_grid', 'bgcs/widgets/shared.py'),
+            'bgcs.widgets.shared': { 'bgcs.widgets.shared._pixels': ('widgets/shared.html#_pixels', 'bgcs/widgets/shared.py'),
+                                     'bgcs.widgets.shared.asset': ('widgets/shared.html#asset', 'bgcs/widgets/shared.py'),
+                                     'bgcs.widgets.shared.picture_grid': ('widgets/shared.html#picture_grid', 'bgcs/widgets/shared.py'),
                                      'bgcs.widgets.shared.png': ('widgets/shared.html#png', 'bgcs/widgets/shared.py')}}}
