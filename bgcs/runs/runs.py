@@ -46,7 +46,8 @@ from ..data.patches import sonar_sides
 from ..masks.predict import Predictions, predict_files
 from .settings import OWN, Settings, differences, flatten, load_images, set_options, settings_from
 from .report import plot_losses, read_losses, write_report
-from ..masks.segment import RefreshClusters, Segmenter
+from ..masks.refresh import RefreshClusters
+from ..masks.segment import Segmenter
 from ..data.splits import Splits
 
 # %% auto #0

@@ -25,7 +25,8 @@ from ..data.datasets import PUBLISHED, digits_on_textures, sprites_on_textures
 from ..backgrounds.encoders import ENCODERS
 from ..data.files import ImageSetError
 from ..data.images import ImageSet, from_files, from_folders, from_globs, from_hdf5, from_table
-from ..masks.segment import SCHEDULES, Objective
+from ..masks.segment import SCHEDULES
+from ..objective.terms import Objective
 from ..data.splits import PARTS, Splits, split
 from ..data.standins import write_standin
 from ..data.stores import cache_folder
