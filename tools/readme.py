@@ -1,9 +1,13 @@
-"""Writes README.md from nbs/index.ipynb: `python tools/readme.py`. Links are made to work from the top of the repository."""
+"""Writes README.md from nbs/index.ipynb: `python tools/readme.py`.
+
+Links are made to work from the top of the repository; setup.py makes them absolute for PyPI.
+"""
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?![a-z]+:|#)([^)]+\))")  # to a file of the repository: '!' if it is an image, text, address
+# To a file of the repository: '!' if it is an image, text, address.
+LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?![a-z]+:|#)([^)]+\))")
 
 
 def with_absolute_links(text: str, repository: str, branch: str) -> str:
@@ -20,7 +24,7 @@ def with_absolute_links(text: str, repository: str, branch: str) -> str:
 
 def with_links_from_the_top(text: str) -> str:
     "What stands in a notebook of nbs/, with links that work in the folder above."
-    return LINK.sub(r"\1\2nbs/\3", text).replace("](nbs/../", "](")
+    return LINK.sub(r"\1\2nbs/\3", text)
 
 
 def main():
