@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import ImageSetError, change_size, check_pixels, image_info, listing, read_image, recolor
+from .files import ImageSetError, change_size, _check_pixels, image_info, listing, read_image, _recolor
 from .intensity import Normalization
 
 # %% auto #0
@@ -50,7 +50,7 @@ class Reading:
         image: np.ndarray,  # `(c, h, w)` of the right size
         raw: np.ndarray | None = None,  # the same before it was resized, for the checks
     ) -> np.ndarray:
-        if self.check: check_pixels(image if raw is None else raw)
+        if self.check: _check_pixels(image if raw is None else raw)
         return image if self.dtype is None else image.astype(self.dtype)
 
 class Mismatch(ImageSetError):
@@ -218,7 +218,7 @@ class HDF5Store:
     def _finish(self, raw, check=True):
         r = self.reading
         if r.color is not None and len(raw) not in (1, 3): raise ImageSetError(f"has {len(raw)} channels; color={r.color!r} needs 1 or 3")
-        sized = change_size(recolor(raw, r.color), r.crop, r.resize, r.nearest)
+        sized = change_size(_recolor(raw, r.color), r.crop, r.resize, r.nearest)
         return r.finish(sized, raw) if check else sized if r.dtype is None else sized.astype(r.dtype)
 
     def name(self, i): return f"{self.path}: {self.dataset}[{i}]"
