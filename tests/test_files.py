@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from bgcs.data.files import ImageSetError, change_size, channels_first, find_images, image_info, read_image
+from bgcs.data.intensity import as_normalization
 
 RNG = np.random.default_rng(0)
 GREY8, GREY16 = RNG.integers(0, 256, (20, 30), np.uint8), RNG.integers(0, 65536, (20, 30), np.uint16)
@@ -168,3 +169,15 @@ def test_a_link_to_itself_is_listed_so_that_reading_names_it(tmp_path):
 
 def test_color_is_checked(tmp_path):
     with pytest.raises(ValueError, match="color='grey' is not known .*'gray'"): read_image(tmp_path / "a.png", color="grey")
+
+
+@pytest.mark.parametrize("way, says", [
+    ("minmax", "normalization='minmax' is not known"),
+    (("range", 5, 5), "low below high"),
+    ("range", "low below high"),
+    (("percentile", 1, 200), "0 to 100"),
+    (("zscore", -1), "above 0"),
+    (7, "expected a name"),
+])
+def test_wrong_normalizations(way, says):
+    with pytest.raises(ValueError, match=says): as_normalization(way)
