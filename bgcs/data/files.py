@@ -356,7 +356,8 @@ def _walk(folder, prefix, above, found, problems):
         return
     try: entries = list(os.scandir(folder))
     except PermissionError:
-        problems.append(f"{prefix or folder} may not be read by this user. Change its permissions")
+        where = prefix or folder
+        problems.append(f"{where} may not be read by this user. Change its permissions")
         return
     for entry in entries:
         if entry.name.startswith("."): continue

@@ -16,7 +16,7 @@ import torch
 
 from .files import ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from .intensity import Normalization, as_normalization
-from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, read_all, without_alpha
+from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, _read_all, without_alpha
 
 # %% auto #0
 __all__ = ['LOAD_AT_ONCE', 'plot_images', 'ImageSet', 'as_raw', 'from_arrays', 'open_set', 'from_files', 'as_presence',
@@ -112,7 +112,7 @@ class ImageSet:
         transforms = {name: getattr(self, name).transform for name in parts}
         def write(batch):
             for name, images in batch.items(): parts[name].append(transforms[name](np.stack(images)) if images else None)
-        kept, skipped = read_all(self._stores(), write, self.on_bad, progress, indices=self.images.index, check=self._check())
+        kept, skipped = _read_all(self._stores(), write, self.on_bad, progress, indices=self.images.index, check=self._check())
         whole = {name: torch.cat([part for part in values if part is not None]) for name, values in parts.items()}
         return _without(self, np.isin(np.arange(len(self)), kept), skipped, whole)
 
