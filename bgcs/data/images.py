@@ -15,14 +15,11 @@ import numpy as np
 import torch
 
 from .checks import check_choice, check_whole, listed
-from bgcs.data.files import (
-    ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image,
-)
+from .files import ImageInfo, ImageSetError, find_images, image_info, listing
+from .files import change_size, channels_first, read_image
 from .intensity import Normalization, as_normalization
-from bgcs.data.stores import (
-    ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, _read_all, attempt, dataset_of, open_hdf5,
-    pack, without_alpha,
-)
+from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, pack
+from .stores import _read_all, attempt, dataset_of, open_hdf5, without_alpha
 
 # %% auto #0
 __all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'MaskStore', 'from_files', 'from_folders', 'from_table',

@@ -452,6 +452,7 @@ def _mixed(others, form, n_form):
     return ("Images differ in size, channels or type:\n" + listing(lines) +
             f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind.")
 
+# %% ../../nbs/data/03_stores.ipynb #764de298
 class _Problems:
     "What is wrong with the images of a set, gathered so that one error can name it all."
     def __init__(self): self.named, self.forms = {}, {}  # index: complaint; form: [(index, name, complaint)]
@@ -496,6 +497,7 @@ def _read_batch(stores, chosen, check):
             if isinstance(image, ImageSetError): bad.setdefault(k, (stores[name], image))
     return batches, bad
 
+# %% ../../nbs/data/03_stores.ipynb #2f372f03
 def _read_all(
     stores: dict,  # name: store, of equal length
     write,  # called with a dict of name: list of raw images, for the images that are good in all stores
@@ -590,6 +592,7 @@ def _write_cache(folder, stores, on_bad, progress, check):
     np.save(folder / "kept.npy", kept)
     (folder / "index.json").write_text(json.dumps({"format": _FORMAT, "skipped": skipped}))
 
+# %% ../../nbs/data/03_stores.ipynb #9ff7a6d5
 def _check_space(folder, stores):
     size = sum(int(np.prod(store.shape)) * store.dtype.itemsize for store in stores.values())
     free = shutil.disk_usage(folder).free
