@@ -217,7 +217,7 @@ def _blind_band(
     """The blind band (nadir) of a side-scan sonar image: the widest run of columns without bright pixels.
 
     Bright is what reaches the threshold after a median filter. A run counts only if it has bright columns on both
-    sides, for a band lies between two sides: a run that touches an edge is far range, padding or a dark image, and never
+    sides, for a band lies between two: a run that touches an edge is far range, padding or a dark image, and never
     taken, however wide. It must also be darker than both sides, so that dim seabed between two bright objects is not
     taken: of the medians of the columns, above the lowest pixel of the image, the median over the run is below
     `max_ratio` times the upper quartile over each side. Of equally wide runs the one nearest to the middle is taken."""
