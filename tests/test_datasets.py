@@ -13,14 +13,14 @@ from PIL import Image
 from bgcs.data.datasets import PUBLISHED, Birds, FashionOnTextures, MarineDebris, MNISTOnTextures, Shipwrecks, SpritesOnSAS, SpritesOnTextures, npz_rows, read_idx
 from bgcs.data.files import ImageSetError
 from bgcs.data.images import ImageSet
-from bgcs.data.standins import SPRITES_FILE, STANDINS, write_standin
+from bgcs.data.standins import STANDINS, write_standin, _SPRITES_FILE
 from reference import masks_of_images
 
 PARTS = ("train", "val", "test")
 NEEDS = {MNISTOnTextures: ("mnist", "textures"), FashionOnTextures: ("fashion", "textures"), SpritesOnTextures: ("dsprites", "textures"), SpritesOnSAS: ("sassed", "dsprites"),
          Shipwrecks: ("shipwrecks",), Birds: ("birds",), MarineDebris: ("marine_debris",)}
 OPTIONS = {SpritesOnSAS: dict(per_snippet=8), Shipwrecks: dict(n_per_side=8, stride=16), MarineDebris: dict(n_per_image=2), SpritesOnTextures: dict(n=12)}
-FILE_NAMED = {MNISTOnTextures: "textures/D4.gif", FashionOnTextures: "textures/D4.gif", SpritesOnTextures: "textures/D4.gif", SpritesOnSAS: SPRITES_FILE, Shipwrecks: "AI4Shipwrecks", Birds: "CUB_200_2011.tgz", MarineDebris: "watertank-segmentation"}
+FILE_NAMED = {MNISTOnTextures: "textures/D4.gif", FashionOnTextures: "textures/D4.gif", SpritesOnTextures: "textures/D4.gif", SpritesOnSAS: _SPRITES_FILE, Shipwrecks: "AI4Shipwrecks", Birds: "CUB_200_2011.tgz", MarineDebris: "watertank-segmentation"}
 DATA = Path(os.environ.get("BGCS_DATA") or Path(__file__).resolve().parent.parent.parent / "shared" / "data")
 every_set = pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.__name__)
 
@@ -186,24 +186,24 @@ class Trap:
 
 def test_metadata_of_dsprites_is_never_unpickled(own):
     root = own("dsprites", "textures")
-    with np.load(root / SPRITES_FILE, allow_pickle=False) as file: arrays = {name: file[name] for name in ("imgs", "latents_values", "latents_classes")}
-    np.savez_compressed(root / SPRITES_FILE, **arrays, metadata=np.array(Trap(root / "sprung"), dtype=object))
+    with np.load(root / _SPRITES_FILE, allow_pickle=False) as file: arrays = {name: file[name] for name in ("imgs", "latents_values", "latents_classes")}
+    np.savez_compressed(root / _SPRITES_FILE, **arrays, metadata=np.array(Trap(root / "sprung"), dtype=object))
     assert len(SpritesOnTextures(root, n=5)) == 10 and not (root / "sprung").exists()
 
 
 @pytest.mark.parametrize("name", ["imgs", "latents_values"])
 def test_object_arrays_in_dsprites_are_refused(name, own):
     root = own("dsprites", "textures")
-    with np.load(root / SPRITES_FILE, allow_pickle=False) as file: arrays = {name: file[name] for name in ("imgs", "latents_values")}
+    with np.load(root / _SPRITES_FILE, allow_pickle=False) as file: arrays = {name: file[name] for name in ("imgs", "latents_values")}
     arrays[name] = np.array([Trap(root / "sprung")] * 3, dtype=object)
-    np.savez_compressed(root / SPRITES_FILE, **arrays)
+    np.savez_compressed(root / _SPRITES_FILE, **arrays)
     with pytest.raises(ImageSetError, match=f"'{name}' holds Python objects"): SpritesOnTextures(root)
     assert not (root / "sprung").exists()
 
 
 def test_truncated_npz(own):
     root = own("dsprites", "textures")
-    (root / SPRITES_FILE).write_bytes((root / SPRITES_FILE).read_bytes()[:-200])
+    (root / _SPRITES_FILE).write_bytes((root / _SPRITES_FILE).read_bytes()[:-200])
     with pytest.raises(ImageSetError, match="dsprites.*Copy it again"): SpritesOnTextures(root)
 
 
