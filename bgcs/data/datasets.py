@@ -251,10 +251,10 @@ class PublishedSet(ImageSet):
         "What to say where files are missing."
         files = cls.files if files is None else files
         how = "Say download=True, or put there by hand" if all(f.checksum for f in files) else "Put there"
-        advice = listing([file.advice(root) for file in files])
-        return ImageSetError(f"{cls.__name__} found no {looked_for} in {Path(root)}. {how}:\n" + advice)
+        folder, advice = Path(root), listing([file.advice(root) for file in files])
+        return ImageSetError(f"{cls.__name__} found no {looked_for} in {folder}. {how}:\n" + advice)
 
-    def __repr__(self): return f"{type(self).__name__}: {super().__repr__()}"
+    def __repr__(self): return f"{self.__class__.__name__}: {super().__repr__()}"
 
 # %% ../../nbs/data/10_datasets.ipynb #995f5e41
 _BRODATZ = {
@@ -378,8 +378,9 @@ def _read_idx(
             n = math.prod(shape)
             values = np.frombuffer(file.read(n + 1), np.uint8)
     except (struct.error, EOFError, OSError, zlib.error, OverflowError, MemoryError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ImageSetError(f"{path} cannot be read, so it is damaged or cut short ({why}). Copy it again") from None
+        kind = type(error).__name__
+        why = f"it is damaged or cut short ({kind}: {error})"
+        raise ImageSetError(f"{path} cannot be read, so {why}. Copy it again") from None
     if len(values) == n: return values.reshape(shape)
     said, holds = "×".join(map(str, shape)), "more" if len(values) > n else f"{len(values):,}"
     raise ImageSetError(f"{path} says it holds {said} bytes, and holds {holds}. Copy it again")

@@ -26,7 +26,8 @@ class SetFile:
 
     def advice(self, root) -> str:
         "Where to put the file, and where it can be had."
-        said = f"{Path(root) / self.path} from {self.url}"
+        place = Path(root) / self.path
+        said = f"{place} from {self.url}"
         if self.folder: said += f", unpacked to {self.folder}"
         if not self.checksum: said += f" (by hand: {self.by_hand})"
         return said
@@ -98,12 +99,12 @@ def fetch(
     root = Path(root)
     target = root / file.path
     if file.folder and (root / file.folder).exists(): return root / file.folder
-    if not file.checksum: raise ImageSetError(f"{file.path} is not fetched by download=True. Put {file.advice(root)}")
+    advice = file.advice(root)
+    if not file.checksum: raise ImageSetError(f"{file.path} is not fetched by download=True. Put {advice}")
     download = _ResumingDownload(f"{target}.part", progress=progress)
     try:
         pooch.retrieve(file.url, file.checksum, target.name, target.parent, downloader=download)
         return _unpack(target, root, file.folder) if file.folder else target
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-        why = f"{type(error).__name__}: {error}"
-        remedy = f"Try again later, which goes on where it stopped, or put {file.advice(root)}"
-        raise ImageSetError(f"{file.url} could not be fetched ({why}). {remedy}") from None
+        kind, remedy = type(error).__name__, f"Try again later, which goes on where it stopped, or put {advice}"
+        raise ImageSetError(f"{file.url} could not be fetched ({kind}: {error}). {remedy}") from None
