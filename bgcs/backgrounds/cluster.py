@@ -80,8 +80,8 @@ def nearest_in_source(
 ) -> Assignment:  # of the object images
     "Cluster of each object image from background-only images of its source; confidence is the share that agrees."
     if data.source is None:
-        remedy = "use assign='patch', or open the set with source="
-        raise ValueError(f"assign='nearest' needs to know what each image was cut from, and this set has no source; {remedy}")
+        why = "needs to know what each image was cut from, and this set has no source"
+        raise ValueError(f"assign='nearest' {why}; use assign='patch', or open the set with source=")
     there, source = data.presence.numpy(), data.source
     clusters, confidence = np.full(there.sum(), -1), np.zeros(there.sum(), np.float32)
     centre = None if data.places is None else data.places[:, :2] + data.places[:, 2:4] / 2
@@ -113,8 +113,8 @@ def _oracle(
 ) -> Assignment:  # of the object images
     "Cluster of each object image from the true class of its hidden background. For reproducing a table only."
     if data.background_class is None:
-        remedy = "use assign='patch'"
-        raise ValueError(f"assign='oracle' reads the true class of hidden backgrounds, and this set has none; {remedy}")
+        why = "reads the true class of hidden backgrounds, and this set has none"
+        raise ValueError(f"assign='oracle' {why}; use assign='patch'")
     classes = data.background_class
     table = _crosstab(classes[~data.presence], background_clusters, int(classes.max()) + 1)
     return Assignment(table.argmax(1)[classes[data.presence]], torch.ones(int(data.presence.sum())))
@@ -331,8 +331,9 @@ class _Embedding:
         "Refuse images whose intensities mean something else than those it was fitted on."
         self._check_fitted()
         if data.normalization == self.normalization_: return
-        differ = f"these images are normalised by {data.normalization}, and the clusterer was fitted on {self.normalization_}"
-        raise ValueError(f"{differ}; open them with normalization=clusterer.normalization_")
+        came, fitted = data.normalization, self.normalization_
+        remedy = "open them with normalization=clusterer.normalization_"
+        raise ValueError(f"these images are normalised by {came}, and the clusterer was fitted on {fitted}; {remedy}")
 
     def _check_fitted(self):
         if not hasattr(self, "encoder_"):
@@ -569,7 +570,9 @@ def choose_k(
 ) -> KChoice:
     "Try several numbers of clusters."
     chosen = np.arange(len(embeddings))
-    if len(chosen) > most: chosen = np.sort(np.random.default_rng(random_state).choice(len(chosen), most, replace=False))
+    if len(chosen) > most:
+        drawn = np.random.default_rng(random_state).choice(len(chosen), most, replace=False)
+        chosen = np.sort(drawn)
     X = torch.as_tensor(embeddings)[chosen]
     highest = len(X) // 4
     ks = [int(k) for k in ks if 2 <= k <= highest]
@@ -610,13 +613,15 @@ def _check_settings(n_clusters, assign, min_confidence):
     "Refuse settings of a clusterer that cannot be."
     whole = isinstance(n_clusters, (int, np.integer))
     if n_clusters != "auto" and (not whole or n_clusters < 2):
-        why = "with one cluster there is no other background to put an object on, and the conditional divergence is undefined"
-        raise ValueError(f"n_clusters={n_clusters}: {why}. Use at least 2, or 'auto'.")
+        why = "with one cluster there is no other background to put an object on"
+        so = "the conditional divergence is undefined"
+        raise ValueError(f"n_clusters={n_clusters}: {why}, and {so}. Use at least 2, or 'auto'.")
     check_choice("assign", assign, WAYS)
     if not 0 <= min_confidence < 1: raise ValueError(f"min_confidence={min_confidence}; expected 0 or more, below 1")
 
 class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
-    "Finds the kinds of background in background-only images, and tells of any image which kind its background is. Reads images and presence, nothing else."
+    """Finds the kinds of background in background-only images, and tells of any image which kind its background is.
+    Reads images and presence, nothing else."""
     def __init__(self,
         n_clusters: int | str,  # number of clusters, at least 2, or 'auto', see `choose_k`
         encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (as it is, if it is fitted), or a torch module, see `make_encoder`
@@ -638,7 +643,8 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         data: ImageSet,  # its background-only images are used
         folder=None,  # for checkpoints of the encoder, from which its unfinished training goes on; None: none
     ):
-        "Train an encoder on the background-only images and cluster them; learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."
+        """Train an encoder on the background-only images and cluster them.
+        Learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."""
         _check_settings(self.n_clusters, self.assign, self.min_confidence)
         data = data.packed(progress=self.progress)
         images, self._names = data.backgrounds.images, image_names(data.backgrounds)
@@ -743,8 +749,8 @@ def assignment_report(
 ) -> AssignmentReport:
     "Assign the object images in every way that this set allows, and compare."
     truth = data.background_class
-    allowed = {"patch": True, "nearest": data.source is not None, "mask": masks is not None, "oracle": truth is not None}
-    ways = [way for way in allowed if allowed[way]]
+    needs = {"patch": data.images, "nearest": data.source, "mask": masks, "oracle": truth}
+    ways = [way for way in needs if needs[way] is not None]
     known = clusterer.predict(data.backgrounds) if {"nearest", "oracle"} & set(ways) else None
     found = {way: clusterer._assign(data, way, masks if way == "mask" else None, known) for way in ways}
     agreement, accuracy = {}, {}
