@@ -12,7 +12,8 @@ from sklearn.exceptions import NotFittedError
 from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
-from bgcs.masks.segment import RefreshClusters, Segmenter
+from bgcs.masks.refresh import RefreshClusters
+from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Transplants
 from bgcs.training.checkpoints import read_checkpoint, write_checkpoint
 
