@@ -111,7 +111,7 @@ class _Seen:
         n: int,  # images of each kind
         gain: float | None = None,  # see `plot`
     ) -> torch.Tensor:  # `(2n, c, h, w)`, or `(n, c, h, w)` where there is one kind
-        "Object images, then background-only images, spread evenly over the set, as bright as an eye wants them."
+        "Object images, then background-only images, spread evenly over the set and brightened as in `plot`."
         gain = _visible_gain(self, gain)
         return torch.cat([_some_of(kind, n, gain) for kind in (self.objects, self.backgrounds) if len(kind)])
 
