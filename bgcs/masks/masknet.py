@@ -5,10 +5,6 @@
 # %% ../../nbs/masks/00_masknet.ipynb #72fc09fb
 from __future__ import annotations
 
-import ctypes
-import sys
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 import torch.nn.functional as F
