@@ -151,8 +151,7 @@ def _choose_places(
 ) -> tuple[np.ndarray, np.ndarray]:  # (p,) bool is_object, (p,) bool is_background
     "Which windows show an object and which only background; one with some object below the least share is neither."
     low, high = object_share
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"object_share={tuple(object_share)}; expected 0 < least <= greatest <= 1")
+    if not 0 < low <= high <= 1: raise ValueError(f"object_share=({low}, {high}); expected 0 < least <= greatest <= 1")
     if not 0 <= max_invalid <= 1: raise ValueError(f"max_invalid={max_invalid}; expected a share from 0 to 1")
     share = _check_shares("share", share, len(places))
     valid = _check_shares("invalid_share", invalid_share, len(places)) <= max_invalid
@@ -246,9 +245,9 @@ class Side:
         image: np.ndarray,  # (h, w, ...)
     ) -> np.ndarray:  # (h, columns, ...), a view
         "The side within the image, mirrored if need be."
-        start, stop = self.columns
-        if np.ndim(image) < 2 or image.shape[1] < stop:
-            raise ValueError(f"{self.name} is columns {start} to {stop}, but the image has shape {np.shape(image)}; "
+        (start, stop), shape = self.columns, np.shape(image)
+        if len(shape) < 2 or shape[1] < stop:
+            raise ValueError(f"{self.name} is columns {start} to {stop}, but the image has shape {shape}; "
                              f"give an image at least {stop} px wide, as the one the sides came from")
         return image[:, start:stop][:, ::-1 if self.mirrored else 1]
 
