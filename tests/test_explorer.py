@@ -1,4 +1,4 @@
-"""The explorer without a browser: what is selected, what is edited, what is said; planes, pictures, files, bad input."""
+"""The explorer without a browser: selections, edits, what is said; planes, pictures, files, bad input."""
 import os
 import resource
 import subprocess
@@ -155,7 +155,7 @@ def test_splitting_off_finds_what_was_selected(editor):
     editor.select(60 + np.flatnonzero(kind == 1)[:20])
     editor.split_off()
     new = max(editor.edits.clusters)
-    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # the rest of the kind, too, though it was not selected
+    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # all of the kind, selected or not
     agrees(editor)
 
 
@@ -367,8 +367,21 @@ def cpu():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def slowness():
+    "How many times as long as on a quiet machine of 2 cores some work takes here now, in seconds of work; at least 1."
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        np.sort(np.random.default_rng(0).random(2_000_000))
+        times.append(time.process_time() - start)
+    return max(1, float(np.median(times)) / QUIET)
+
+
+QUIET = 0.125  # seconds that this took there
+
+
 @pytest.mark.alone
-def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
+def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     many = images(5, 10_000)
     clusterer = fitted(many[:2000])
@@ -377,8 +390,8 @@ def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
     shown = time.monotonic() - start
     explorer.wait()
     total, worked = time.monotonic() - start, cpu() - work
-    print(f"\n10,000 points: principal components after {shown:.1f} s, UMAP after {total:.1f} s, {worked:.1f} s of work")
-    assert worked < 15  # a machine that has nothing else to do takes no longer than that
+    print(f"\n10,000 points: shown after {shown:.1f} s, UMAP after {total:.1f} s, {worked:.1f} s of work")
+    assert worked < 15 * slowness()  # a machine that has nothing else to do takes no longer than that
 
 
 def test_500_000_points_are_thinned_with_a_word(explore):
@@ -391,7 +404,7 @@ def test_500_000_points_are_thinned_with_a_word(explore):
     explorer.select_cluster(0)
     explorer.move(1)
     explorer.clear()
-    assert cpu() - work < 10
+    assert cpu() - work < 10 * slowness()
     assert len(explorer.points) == 50_000 and "of 500,000, 50,000 drawn at random are shown" in says(explorer)
     assert explorer.points.names[0] == f"background {explorer.points.numbers[0] - 10}"
     with pytest.raises(ValueError, match="50,000 images of a set of 500,010"): explorer.select(np.arange(10, 500_010))
@@ -445,14 +458,16 @@ def test_what_cannot_be_shown(data, explore):
     none = "no background-only image.*pass the set that the clusterer was fitted on"
     with pytest.raises(ValueError, match=none): explore(clusterer, data.objects)
     with pytest.raises(NotFittedError, match="call fit first"): explore(BackgroundClusterer(3), data)
-    with pytest.raises(TypeError, match="is a ImageSet; expected a fitted BackgroundClusterer"): explore(data, clusterer)
+    with pytest.raises(TypeError, match="a ImageSet; expected a fitted BackgroundClusterer"): explore(data, clusterer)
     with pytest.raises(ValueError, match="channels × height × width"): explore(clusterer, images(size=12))
     with pytest.raises(ValueError, match="most=0; expected a whole number of points"): explore(clusterer, data, most=0)
-    with pytest.raises(ValueError, match="no object images to show"): explore(clusterer, data.backgrounds).show_objects()
+    backgrounds = explore(clusterer, data.backgrounds)
+    with pytest.raises(ValueError, match="no object images to show"): backgrounds.show_objects()
 
 
 def test_columns(data, explore):
-    with pytest.raises(ValueError, match="3 rows for 150 images"): explore(fitted(data), data, columns={"depth": [1, 2, 3]})
+    short = {"depth": [1, 2, 3]}
+    with pytest.raises(ValueError, match="3 rows for 150 images"): explore(fitted(data), data, columns=short)
     taken = pd.DataFrame({"confidence": np.zeros(150)})
     with pytest.raises(ValueError, match="'confidence'.*rename"): explore(fitted(data), data, columns=taken)
     columns = {"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]}
