@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 # %% auto #0
-__all__ = ['picture_grid', 'png', 'asset']
+__all__ = ['picture_grid', 'png']
 
 # %% ../../nbs/widgets/00_shared.ipynb #adf04875
 def picture_grid(
