@@ -101,7 +101,8 @@ function makeQuestion(ask) {
   const drawn = (mode, question) => {
     next.hidden = mode !== "test";
     next.disabled = question.open;
-    if (clicked && !question.open) next.focus({ preventScroll: true }); // where the focus was, nothing can be pressed now
+    // where the focus was, nothing can be pressed now
+    if (clicked && !question.open) next.focus({ preventScroll: true });
     clicked &&= question.open;
   };
   return { next, panels, drawn };

@@ -1,5 +1,5 @@
-// The view of TrainingMonitor. All that it shows is in the model's traits, so it is the same in every cell, after a reload
-// of the page, and on a page without a kernel. Buttons send messages, and the kernel answers each: silence is told.
+// The view of TrainingMonitor. All that it shows is in the model's traits, so it is the same in every cell, after a
+// reload of the page, and on a page without a kernel. Buttons send messages, and the kernel answers each: silence is told.
 
 const PATIENCE = 1500; // milliseconds to wait for an answer
 const BEAT = 350; // milliseconds for a picture when playing
@@ -9,7 +9,7 @@ const HEIGHT = 72;
 const PAD = 4;
 const UNDER_WAY = ["preparing", "running", "paused"];
 
-// ---- curves ----------------------------------------------------------------------------------------------------------
+// ---- curves --------------------------------------------------------------------------------------------------------
 
 function short(value) {
   if (value === 0) return "0";
@@ -48,7 +48,7 @@ function makeCurves(curves, here) {
   });
 }
 
-// ---- pictures: those of rounds and snapshots, then the one of now, where there is one --------------------------------
+// ---- pictures: those of rounds and snapshots, then the one of now, where there is one ------------------------------
 
 function makePicture(model) {
   const img = make("img", { className: "masks" });
@@ -149,7 +149,7 @@ function makeTurner(model, draw) {
   return { el, count, position, put, heard, end };
 }
 
-// ---- buttons that training obeys -------------------------------------------------------------------------------------
+// ---- buttons that training obeys -----------------------------------------------------------------------------------
 
 function makeHands(model) {
   let asked = 0;
@@ -186,7 +186,7 @@ function makeHands(model) {
   return { el, deaf, put, heard, end: () => clearTimeout(waiting) };
 }
 
-// ---- the whole -------------------------------------------------------------------------------------------------------
+// ---- the whole -----------------------------------------------------------------------------------------------------
 
 function makeHead() {
   const spin = make("span", { className: "spin", aria: { hidden: "true" } });
