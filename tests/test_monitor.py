@@ -15,11 +15,12 @@ from bgcs.training.checkpoints import latest_checkpoint
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
 from bgcs.masks.segment import Segmenter
+from bgcs.objective.batches import Batches
 from bgcs.widgets.monitor import Frame, History, TrainingMonitor
 from bgcs.widgets.shared import picture_png
 
 DATA, WATCHED = digits_on_textures("train", n=150), digits_on_textures("test", n=4).objects
-QUICK = {"steps": 30, "epochs": 3, "per_cluster": 2, "n_real": 8, "held_out": None}
+QUICK = {"steps": 30, "rounds": 3, "batches": Batches(per_cluster=2, n_real=8), "held_out": None}
 ENDLESS = 10_000_000  # steps
 PATIENCE = 900  # seconds, which only a hang takes
 
@@ -29,7 +30,7 @@ class At(L.Callback):
     def __init__(self, step, do): self.step, self.do, self.done = step, do, 0
 
     def on_train_batch_start(self, trainer, module, *args):
-        if trainer.global_step == self.step: self.do(getattr(module, "model", module))
+        if trainer.global_step == self.step: self.do(module.model)
 
     def on_train_batch_end(self, trainer, *args): self.done = trainer.global_step
 
@@ -167,7 +168,7 @@ def test_images_of_any_channels(channels):
     monitor = TrainingMonitor(n=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        changes = QUICK | {"steps": 4, "epochs": 2, "n_real": 4}
+        changes = QUICK | {"steps": 4, "rounds": 2}
         Segmenter(channels, base_width=4, depth=1).fit(data, clusters, callbacks=[monitor], progress=False, **changes)
     assert len(monitor.frames) == 2 and monitor.frames[0].criteria == {}
     other, count = Segmenter(channels + 1, base_width=4, depth=1), At(0, nothing)
@@ -307,11 +308,12 @@ def test_two_processes_leave_their_history_in_the_folder(tmp_path):
 from bgcs.data.datasets import digits_on_textures
 from bgcs.widgets.monitor import TrainingMonitor
 from bgcs.masks.segment import Segmenter
+from bgcs.objective.batches import Batches
 if __name__ == "__main__":
     data = digits_on_textures(n=60)
     monitor = TrainingMonitor(folder={str(tmp_path / 'history')!r})
     two = dict(devices=2, accelerator="cpu", strategy="ddp_spawn")
-    quick = {QUICK | {"steps": 6, "epochs": 2, "held_out": 0.15}!r}
+    quick = dict(steps=6, rounds=2, batches=Batches(per_cluster=2, n_real=8))
     Segmenter(base_width=4, depth=1).fit(data, data.background_class, callbacks=[monitor], progress=False, **quick, **two)
     print("frames", len(monitor.frames), monitor.phase)
 """)
@@ -325,7 +327,7 @@ def test_watching_costs_less_than_a_twentieth():
     "The same training with and without, in turn; the least of each."
     data = digits_on_textures("train", n=400, image_size=48)
     watched = digits_on_textures("test", n=10, image_size=48).objects
-    quick = QUICK | {"steps": 120, "per_cluster": 6, "n_real": 32}
+    quick = QUICK | {"steps": 120, "batches": Batches(per_cluster=6, n_real=32)}
     seconds = {"with": [], "without": []}
     for _ in range(3):
         for way, found in seconds.items():

@@ -11,11 +11,12 @@ CELLS = ["""from pathlib import Path
 from bgcs.data.datasets import digits_on_textures
 from bgcs.widgets.monitor import TrainingMonitor
 from bgcs.masks.segment import Segmenter
+from bgcs.objective.batches import Batches
 data, watched = digits_on_textures("train", n=300), digits_on_textures("test", n=10).objects
 TrainingMonitor()""",
 """monitor = TrainingMonitor(watched, folder="watched")
 segmenter = Segmenter(base_width=8, depth=2, schedule="constant")
-endless = dict(steps=600_000, epochs=20_000, per_cluster=4, n_real=32)  # 30 steps a round
+endless = dict(steps=600_000, rounds=20_000, batches=Batches(per_cluster=4, n_real=32))  # 30 steps a round
 monitor.fit(segmenter, data, data.background_class, **endless)
 print("the kernel is free")""",
 "monitor",

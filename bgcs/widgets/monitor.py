@@ -36,7 +36,7 @@ from ..data.checks import check_whole, listed
 from ..data.images import ImageSet
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
-from ..training.loop import Stopped
+from ..training.learner import Stopped
 from ..masks.criteria import mask_iou
 from ..masks.segment import Segmenter
 from .shared import COLOURS, asset, picture_png
@@ -707,10 +707,6 @@ class _Recorder(_Panel):
         self._tell(frames=True, title=title, facts="", note="", empty="", said=said)
 
 # %% ../../nbs/widgets/03_monitor.ipynb #a1c0de1d
-def _segmenter_of(module):
-    "What Lightning's module trains."
-    return getattr(module, "model", module)
-
 _HOLDS_KERNEL = (
     "Training holds this notebook's kernel, which may not hear the buttons before it ends; "
     "the notebook's ■ button stops it, too. monitor.fit(…) trains in the background instead."
@@ -720,7 +716,7 @@ class _Callback(_Recorder, L.Callback):
     "What Lightning tells of a training, recorded; what was asked by buttons, done."
     _fitting = False  # `fit` is at work in the background
 
-    def setup(self, trainer, module, stage): self._check(_segmenter_of(module))
+    def setup(self, trainer, module, stage): self._check(getattr(module, "model", module))
 
     def _check(self, segmenter):
         kind = type(segmenter).__name__
@@ -744,11 +740,11 @@ class _Callback(_Recorder, L.Callback):
         self._texts["note"] = _HOLDS_KERNEL if blocking else ""
 
     def on_train_start(self, trainer, module):
-        if trainer.is_global_zero: self._open(trainer, _segmenter_of(module))
+        if trainer.is_global_zero: self._open(trainer, module.model)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if not trainer.is_global_zero: return
-        segmenter, self.step = _segmenter_of(module), trainer.global_step
+        segmenter, self.step = module.model, trainer.global_step
         images = sum(len(batch[name]) for name in ("images", "backgrounds", "real") if name in batch)
         self._pace.speed.mark(self._pace.seconds, self.step, self._processes * images)
         with self._pace.watching():
@@ -774,7 +770,7 @@ class _Callback(_Recorder, L.Callback):
 
     def on_train_epoch_end(self, trainer, module):
         if not trainer.is_global_zero: return
-        segmenter = _segmenter_of(module)
+        segmenter = module.model
         with self._pace.watching(): self._keep("round", trainer, segmenter)
         if self._flags.stopping.is_set(): segmenter.stop()
 
@@ -790,7 +786,7 @@ class _Callback(_Recorder, L.Callback):
         kind, usable = type(error).__name__, "the segmenter is usable as it is"
         if isinstance(error, Stopped):
             kept = any(frame.step == self.step for frame in self.frames)
-            if not kept: self._keep("stop", trainer, _segmenter_of(module))
+            if not kept: self._keep("stop", trainer, module.model)
             self._end("stopped", f"Stopped after step {self.step} of {self.history.steps}; {usable}.")
         elif isinstance(error, KeyboardInterrupt):
             self._end("stopped", f"Interrupted in the middle of a step, after step {self.step}; {usable}.")
