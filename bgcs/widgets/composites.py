@@ -73,6 +73,11 @@ class _Composites:
             _check_masks(masks, data)
             self._known = dict(enumerate(masks))
 
+    @property
+    def ready(self) -> bool:
+        "There are masks: a segmenter gives some once it is trained."
+        return not isinstance(self.model, Segmenter) or self.model.normalization_ is not None
+
     def forget(self) -> None:
         "Predict masks anew, since the model has learnt."
         if not isinstance(self.model, torch.Tensor): self._known = {}
@@ -332,9 +337,8 @@ class _CompositeView(anywidget.AnyWidget):
 
 def _notes(composites):
     "What one must know to trust what is shown."
-    model, notes = composites.model, []
-    if isinstance(model, Segmenter) and model.normalization is None:
-        notes.append("This segmenter isn't trained yet, so its masks mean nothing; call its fit, then refresh.")
+    notes = []
+    if not composites.ready: notes.append("This segmenter isn't trained yet: call its fit, then this viewer's refresh.")
     if composites.channels == 2: notes.append("Of 2 channels the first is shown.")
     if composites.channels > 3: notes.append(f"Of {composites.channels} channels the first three are shown.")
     return notes
@@ -402,7 +406,8 @@ class _Skin(_Pictures):
     def _show(self):
         "Bring the view up to date."
         self.view.settings = asdict(self.settings)
-        if self.settings.mode != "test":
+        if not self.composites.ready: self._say("")
+        elif self.settings.mode != "test":
             self._say("Predicting masks …")
             panels, said = self._panels()
             with self.view.hold_sync():

@@ -383,7 +383,7 @@ def _check_watched(
     like = "Give images like those trained on, or none: then some of those are watched"
     if wanted not in (None, there):
         raise ValueError(f"the images to watch have {there} channels; this segmenter takes {wanted}. {like}")
-    ours, theirs = images.normalization, segmenter.normalization
+    ours, theirs = images.normalization, segmenter.normalization_
     if theirs not in (None, ours):
         differ = f"the images to watch are normalised by {ours}, those trained on by {theirs}"
         raise ValueError(f"{differ}; open them with the same")
