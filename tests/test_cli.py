@@ -13,10 +13,10 @@ from bgcs.data.datasets import digits_on_textures
 from bgcs.runs.cli import COMMANDS, main
 from bgcs.runs.settings import settings_from
 from bgcs.runs.report import read_losses
-from bgcs.runs.runs import Run, run_train
+from bgcs.runs.runs import load_run, run_train
 from bgcs.masks.segment import Segmenter
 
-TINY = {"data.set": "digits_on_textures", "data.n": 40, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.epochs": 3,
+TINY = {"data.set": "digits_on_textures", "data.n": 40, "clusters.n_clusters": 2, "clusters.encoder": "pca", "network.base_width": 4, "network.depth": 1, "schedule.steps": 60, "schedule.rounds": 3,
         "schedule.per_cluster": 4, "schedule.n_real": 20, "schedule.choose": False, "trainer.accelerator": "cpu"}
 WORDS = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -33,10 +33,10 @@ def typed(capsys, *words):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    "A run that Ctrl-C stopped after its first epoch: its folder, exit code and what was said."
+    "A run that Ctrl-C stopped after its first round: its folder, exit code and what was said."
     folder = tmp_path_factory.mktemp("runs") / "first"
     run = subprocess.Popen([sys.executable, "-m", "bgcs", "train", *WORDS, "--folder", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while (line := run.stdout.readline()) and "epoch 1" not in line: pass
+    while (line := run.stdout.readline()) and "round 1" not in line: pass
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
     return folder, run.returncode, out, err, {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
@@ -64,8 +64,8 @@ def test_an_interrupt_leaves_a_model_pictures_and_a_report(interrupted):
 
 def test_the_same_command_goes_on_to_the_end(finished):
     folder, done = finished
-    assert done.returncode == 0 and "Finished" in done.stdout and str(folder / "report.html") in done.stdout and "epoch 1," not in done.stdout, done.stderr
-    assert Run.open(folder).status["state"] == "finished" and len(list((folder / "figures" / "training").iterdir())) == 3
+    assert done.returncode == 0 and "Finished" in done.stdout and str(folder / "report.html") in done.stdout and "round 1," not in done.stdout, done.stderr
+    assert load_run(folder).status["state"] == "finished" and len(list((folder / "figures" / "training").iterdir())) == 3
     metrics = read_losses(folder / "logs" / "metrics.csv")
     assert len(metrics) == 60 and metrics.loss.notna().all() and any((folder / "logs").glob("events.out.tfevents*"))
     assert set(json.loads((folder / "versions.json").read_text())) >= {"python", "bgcs", "torch", "lightning", "numpy", "platform", "device", "threads"}
@@ -116,8 +116,8 @@ def test_own_folders_and_a_source_from_file_names(tmp_path, capsys):
     code, out, err = typed(capsys, "describe", *own, "--out", tmp_path / "images.png")
     assert code == 0 and "20 sources" in out and (tmp_path / "images.png").is_file(), err
     fast = [word for word in WORDS if not word.startswith("data.")]
-    code, out, err = typed(capsys, "train", *own, *fast, "schedule.steps=4", "schedule.epochs=1", "data.val=0.3", "data.test=0.2", "--folder", tmp_path / "run", "--quiet")
-    run = Run.open(tmp_path / "run")
+    code, out, err = typed(capsys, "train", *own, *fast, "schedule.steps=4", "schedule.rounds=1", "data.val=0.3", "data.test=0.2", "--folder", tmp_path / "run", "--quiet")
+    run = load_run(tmp_path / "run")
     assert code == 0 and run.status["state"] == "finished" and run.settings.preset == "quick" and not (run.folder / "metrics.json").exists(), err
     assert "duplicates across training" in (run.folder / "description.txt").read_text()
 
@@ -166,22 +166,22 @@ def test_clusters_that_cannot_be_compared_are_named_before_training(tmp_path, ca
     "Where no object image is sure of its cluster, there is nothing to compare composites with."
     code, _, err = typed(capsys, "train", *WORDS, "clusters.min_confidence=0.999999", "clusters.n_clusters=8", "--folder", tmp_path / "run", "--quiet")
     assert code == 2 and "Clusters 0, 1, 2, 3, 4, 5, 6, 7 hold no object image. Use fewer clusters" in err
-    assert Run.open(tmp_path / "run").status["stage"] == "training" and not list((tmp_path / "run").glob("checkpoints/*"))
+    assert load_run(tmp_path / "run").status["stage"] == "training" and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_what_fails_in_the_work_gives_code_1_and_keeps_the_traceback(tmp_path, capsys, monkeypatch):
     code, _, err = typed(capsys, "train", *WORDS, "schedule.lr=1e30", "--folder", tmp_path / "diverged", "--quiet")
-    assert code == 1 and "batch" in err and "Traceback" not in err and Run.open(tmp_path / "diverged").status["state"] == "failed"
-    monkeypatch.setattr("bgcs.runs.runs.write_results", lambda *_: {}["nothing"])
+    assert code == 1 and "batch" in err and "Traceback" not in err and load_run(tmp_path / "diverged").status["state"] == "failed"
+    monkeypatch.setattr("bgcs.runs.runs._write_results", lambda *_: {}["nothing"])
     code, _, err = typed(capsys, "train", *WORDS, "schedule.steps=2", "--folder", tmp_path / "bug", "--quiet")
     assert code == 1 and f"The traceback is in {tmp_path / 'bug' / 'error.txt'}" in err and "KeyError" in err and "KeyError: 'nothing'" in (tmp_path / "bug" / "error.txt").read_text()
 
 
 def test_sweep(tmp_path, capsys):
-    code, out, err = typed(capsys, "sweep", *[w for w in WORDS if "choose" not in w], "schedule.steps=6", "schedule.epochs=1", "schedule.lr=1e-3..1e-1 log", "network.depth=1|2", "--trials", "2", "--folder", tmp_path / "sweep", "--quiet")
+    code, out, err = typed(capsys, "sweep", *[w for w in WORDS if "choose" not in w], "schedule.steps=6", "schedule.rounds=1", "schedule.lr=1e-3..1e-1 log", "network.depth=1|2", "--trials", "2", "--folder", tmp_path / "sweep", "--quiet")
     table = pd.read_csv(tmp_path / "sweep" / "trials.csv", index_col="trial")
     assert code == 0 and len(table) == 2 and {"score", "schedule.lr", "network.depth"} <= set(table) and (tmp_path / "sweep" / "trials.png").is_file(), err
-    assert all(Run.open(tmp_path / "sweep" / name).settings.network.depth == depth for name, depth in table["network.depth"].items())
+    assert all(load_run(tmp_path / "sweep" / name).settings.network.depth == depth for name, depth in table["network.depth"].items())
 
 
 def test_a_sweep_without_optuna_says_what_to_install(tmp_path, capsys, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_sweep_without_optuna_says_what_to_install(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command, capsys):
     code, out, _ = typed(capsys, command, "--help")
-    assert code == 0 and f"bgcs {command}" in out and "example:" in out and COMMANDS[command][0][1:20] in out
+    assert code == 0 and f"bgcs {command}" in out and "example:" in out and COMMANDS[command].what[1:20] in out
 
 
 def test_help_is_quick_and_light():
@@ -210,6 +210,6 @@ def test_presets_are_listed_with_sources(capsys):
 
 @pytest.mark.slow
 def test_two_processes_leave_one_run(tmp_path):
-    done = bgcs("train", *WORDS, "schedule.steps=4", "schedule.epochs=1", "trainer.devices=2", "--runs", tmp_path)
+    done = bgcs("train", *WORDS, "schedule.steps=4", "schedule.rounds=1", "trainer.devices=2", "--runs", tmp_path)
     runs = list(tmp_path.iterdir())
-    assert done.returncode == 0 and len(runs) == 1 and Run.open(runs[0]).status["state"] == "finished" and done.stdout.count("Finished") == 1, done.stderr
+    assert done.returncode == 0 and len(runs) == 1 and load_run(runs[0]).status["state"] == "finished" and done.stdout.count("Finished") == 1, done.stderr

@@ -5,6 +5,7 @@
 # %% ../../nbs/runs/02_runs.ipynb #ba083e02
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
@@ -17,78 +18,88 @@ import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import yaml
 from filelock import FileLock, Timeout
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 import bgcs
-from ..objective.blend import harden, plot_composite_grid
-from ..training.checkpoints import replace_file
-from ..masks.criteria import FOLDS, HeldOut, compare, criteria, hold_out, plot_comparison
-from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
+from ..data.checks import listed
 from ..data.datasets import outside_fan
 from ..data.describe import describe
-from ..masks.evaluate import evaluate, plot_masks
 from ..data.files import find_images
 from ..data.images import ImageSet
 from ..data.patches import sonar_sides
-from ..masks.predict import Predictions, predict_files
-from .settings import OWN, Settings, differences, flatten, load_images, set_options, settings_from
-from .report import plot_losses, read_losses, write_report
-from ..masks.segment import RefreshClusters, Segmenter
 from ..data.splits import Splits
+from ..training.checkpoints import replace_file
+from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
+from ..objective.blend import harden, plot_composite_grid
+from ..masks.criteria import FOLDS, compare, criteria, hold_out
+from ..masks.evaluate import evaluate, plot_masks
+from ..masks.predict import Predictions, predict_files
+from ..masks.segment import RefreshClusters, Segmenter
+from .report import data_uri, plot_losses, read_losses, write_report
+from .settings import Settings, gather, load_images, settings_from
 
 # %% auto #0
-__all__ = ['LOCK', 'main_process', 'versions', 'Run', 'check_folder', 'begin_run', 'describe_run', 'cluster_run',
-           'plot_clustering', 'judged_clusters', 'judges', 'EpochPictures', 'make_loggers', 'train_run', 'on_device',
-           'write_results', 'write_training', 'stage', 'run_clusters', 'run_train', 'load_run', 'run_evaluate',
-           'compare_runs', 'tiling_of', 'run_predict']
+__all__ = ['main_process', 'Run', 'load_run', 'check_folder', 'run_clusters', 'run_train', 'new_folder', 'train', 'compare_runs']
 
 # %% ../../nbs/runs/02_runs.ipynb #5f3838d1
 def main_process() -> bool:
     "Whether this process is the only one, or the first of those that train together: it alone writes."
+    from lightning.pytorch.utilities import rank_zero_only
     return not rank_zero_only.rank
 
-def versions() -> dict[str, str | int]:
-    "With what a run is computed."
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"python": platform.python_version(), "bgcs": bgcs.__version__, "torch": torch.__version__, "lightning": L.__version__, "numpy": np.__version__,
-            "platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
-
-@dataclass(frozen=True)
+# %% ../../nbs/runs/02_runs.ipynb #9afaaaec
+@dataclass(frozen=True, repr=False)
 class Run:
     "A run in its folder."
     folder: Path
     settings: Settings
     quiet: bool = False  # tell nothing in the terminal
-    began: float = field(default_factory=time.monotonic, compare=False, repr=False)
-
-    @classmethod
-    def open(cls,
-        folder,  # that holds a run
-    ) -> Run:
-        "The run that a folder holds."
-        path = Path(folder) / "settings.yaml"
-        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no run: settings.yaml is missing")
-        try: return cls(Path(folder), settings_from(flatten(yaml.safe_load(path.read_text(encoding="utf-8")))))
-        except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error: raise ValueError(f"{path} holds no settings of this version: {error}") from None
+    began: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def status(self) -> dict:
         "How far it came: 'state' ('new', 'running', 'interrupted', 'failed' or 'finished'), 'stage', 'seconds' of each stage."
         path = self.folder / "status.json"
         return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+
+    @property
+    def report(self) -> Path: "Its page."; return self.folder / "report.html"
+
+    @cached_property
+    def clusterer(self) -> BackgroundClusterer: "As it was found."; return BackgroundClusterer.load(self.folder / "clusterer")
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        "As it was trained, on the GPU where there is one and the run may use it."
+        if not (self.folder / "model").is_dir():
+            raise FileNotFoundError(f"{self.folder} holds no model yet (it is {self.status['state']}); train it first")
+        return _on_device(Segmenter.load(self.folder / "model"), self.settings)
+
+    def evaluate(self,
+        changes: dict[str, object] | None = None,  # other images: settings of `data`, such as {"random_state": 5}; None: the run's own
+        out=None,  # folder for what is found; None: that of the run, and for other images a new one in it
+    ) -> dict[str, float]:  # criteria and metrics
+        "Judge the model: criteria on the validation images, metrics on the test images, where they have true masks."
+        return _judge_again(self, changes, out)
+
+    def predict(self,
+        images,  # a file or a folder, or several of them; images of any size
+        out=None,  # folder for masks, overlays and tables; None: `predictions` in the run's
+        progress: bool = True,  # show a bar
+        **options,  # of `bgcs.masks.predict.predict_files`: threshold, min_area, flip, on_bad, tile, overlap, …
+    ) -> Predictions:
+        "Masks of other images, cut and resized as those that it was trained on."
+        found = _tiling_of(self, self.clusterer.shape_) | options
+        out = out or self.folder / "predictions"
+        return predict_files(self.segmenter, _files_in(images), out, progress=progress, **found)
 
     def note(self, **status) -> None: "Write down how far it came."; self.write("status.json", self.status | status)
 
@@ -103,7 +114,17 @@ class Run:
 
     def say(self, text: str) -> None:
         "Tell in the terminal, with the seconds since it began."
-        if not self.quiet and main_process(): tqdm.write(f"{time.monotonic() - self.began:6.0f} s  {text}", file=sys.stdout)
+        if self.quiet or not main_process(): return
+        tqdm.write(f"{time.monotonic() - self.began:6.0f} s  {text}", file=sys.stdout)
+
+    def __repr__(self): return "\n".join(_lines_of(self))
+    def _repr_html_(self): return _page_of(self)
+
+# %% ../../nbs/runs/02_runs.ipynb #f8fb006a
+def _on_device(segmenter, settings):
+    "The segmenter on the GPU, where there is one and the run may use it."
+    may = torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
+    return segmenter.to("cuda") if may else segmenter
 
 def _bytes(content):
     if isinstance(content, str): return content.encode()
@@ -112,8 +133,36 @@ def _bytes(content):
     content.savefig(out, format="png", dpi=100)
     return out.getvalue()
 
+def _lines_of(run):
+    "What a run is, in up to three lines."
+    status, found = run.status, {}
+    seconds = sum(status.get("seconds", {}).values())
+    lines = [f"Run of {run.settings.preset or run.settings.data.set}: {status['state']}, {seconds:.0f} s of work"]
+    for name in ("criteria.json", "metrics.json"):
+        if (run.folder / name).is_file(): found |= json.loads((run.folder / name).read_text())
+    called = {"score": "score {:.3f} without true masks", "iou": "IoU {:.3f}", "otsu_iou": "Otsu's threshold {:.3f}"}
+    figures = [text.format(found[name]) for name, text in called.items() if name in found]
+    if figures: lines.append(", ".join(figures))
+    return [*lines, f"report: {run.report}" if run.report.is_file() else f"folder: {run.folder}"]
+
+def _page_of(run):
+    "The same for a notebook, with masks."
+    lines, masks = "<br>".join(map(html.escape, _lines_of(run))), run.folder / "figures" / "masks.png"
+    picture = f'<img src="{data_uri(masks)}" alt="Masks of test images" style="max-width: 100%">' if masks.is_file() else ""
+    return f"<p>{lines}</p>{picture}"
+
 # %% ../../nbs/runs/02_runs.ipynb #e7c68b4c
-LOCK = ".lock"
+def load_run(
+    folder,  # that holds a run
+) -> Run:
+    "The run that a folder holds."
+    path = Path(folder) / "settings.yaml"
+    if not path.is_file(): raise FileNotFoundError(f"{folder} holds no run: settings.yaml is missing")
+    try: return Run(Path(folder), settings_from(path), quiet=True)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no settings of this version: {error}") from None
+
+_LOCK = ".lock"
 
 def check_folder(
     folder,  # that a run wants for its own
@@ -121,38 +170,45 @@ def check_folder(
 ) -> dict:  # the status of the same run, where the folder holds it
     "Refuse a folder that holds another run, or something else."
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file; expected a folder, or the name of a new one")
-    if not folder.is_dir() or not any(path.name != LOCK for path in folder.iterdir()): return {"state": "new"}
-    if not (folder / "settings.yaml").is_file(): raise ValueError(f"{folder} holds files, and no run; choose another folder")
-    there = Run.open(folder)
-    differ = [f"{key}: {a!r} there, {b!r} now" for key, (a, b) in differences(there.settings, settings).items()]
-    if differ: raise ValueError(f"{folder} holds another run ({'; '.join(differ)}). Choose another folder, or the same settings to go on with it")
-    return there.status
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder, or the name of a new one")
+    if not folder.is_dir() or not any(path.name != _LOCK for path in folder.iterdir()): return {"state": "new"}
+    if not (folder / "settings.yaml").is_file():
+        raise ValueError(f"{folder} holds files, and no run; choose another folder")
+    there = load_run(folder)
+    differ = [f"{key}: {a!r} there, {b!r} now" for key, (a, b) in there.settings.differences(settings).items()]
+    if not differ: return there.status
+    what = "; ".join(differ)
+    raise ValueError(f"{folder} holds another run ({what}). Choose another folder, or the same settings to go on with it")
 
-def begin_run(
-    folder,  # made if it isn't there
-    settings: Settings,  # of the run
-    quiet: bool = False,  # tell nothing in the terminal
-) -> Run:
+def _begin(folder, settings, quiet=False):
     "A new run, or the same one, to go on with."
     check_folder(folder, settings)
     run = Run(Path(folder), settings, quiet)
     run.folder.mkdir(parents=True, exist_ok=True)
     if main_process():
-        run.write("versions.json", versions())
+        run.write("versions.json", _versions())
         run.write("settings.yaml", settings.to_yaml())
         run.note(state="running", process=os.getpid())
     run.say(f"run folder: {run.folder}")
     return run
 
+def _versions():
+    "With what a run is computed."
+    import lightning
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"python": platform.python_version(), "bgcs": bgcs.__version__, "torch": torch.__version__,
+            "lightning": lightning.__version__, "numpy": np.__version__, "platform": platform.platform(),
+            "device": device, "threads": torch.get_num_threads()}
+
 # %% ../../nbs/runs/02_runs.ipynb #3ebc0421
-def describe_run(
+def _describe_images(
     run: Run,
     data: ImageSet,  # all its images
     parts: Splits,  # the same in parts
 ) -> None:
     "Write what the images are."
-    found = describe(data, parts if run.settings.data.set in OWN else None)
+    found = describe(data, parts if run.settings.data.own else None)
     run.write("description.txt", f"{found}\nvalidation: {parts.val}\ntest: {parts.test}\n")
     run.write("figures/images.png", found.plot())
     run.say(f"to train on: {parts.train}")
@@ -160,24 +216,31 @@ def describe_run(
         if line.startswith("!"): run.say(line)
 
 # %% ../../nbs/runs/02_runs.ipynb #3cd84301
-def cluster_run(
+def _clusterer_of(
     run: Run,
     parts: Splits,  # its images
     progress: bool = True,  # show bars
     clusters_of=None,  # folder of a run whose clusterer is taken; None: find clusters
 ) -> BackgroundClusterer:
     "The run's clusterer: found, taken from another run, or read where it was found before."
-    s = run.settings
+    place = run.folder / "clusterer"
     with FileLock(run.folder / ".clusterer.lock"):
-        if (run.folder / "clusterer" / CLUSTERER).is_file(): pass
-        elif clusters_of: BackgroundClusterer.load(Path(clusters_of) / "clusterer").save(run.folder / "clusterer")
-        else:
-            clusterer = BackgroundClusterer(**asdict(s.clusters), random_state=s.seed, accelerator=s.trainer.accelerator, progress=progress).fit(parts.train, run.folder / "checkpoints" / "encoder")
-            if clusterer.encoder in ("contrastive", "autoencoder") and clusterer.encoder_.epochs_trained < s.clusters.epochs: raise KeyboardInterrupt  # an encoder ends its training with a warning
-            clusterer.save(run.folder / "clusterer")
-    return BackgroundClusterer.load(run.folder / "clusterer")
+        if (place / CLUSTERER).is_file(): pass
+        elif clusters_of: BackgroundClusterer.load(Path(clusters_of) / "clusterer").save(place)
+        else: _find_clusters(run, parts.train, progress).save(place)
+    return run.clusterer
 
-def plot_clustering(
+def _find_clusters(run, images, progress):
+    s = run.settings
+    clusterer = BackgroundClusterer(**asdict(s.clusters), random_state=s.seed, accelerator=s.trainer.accelerator, progress=progress)
+    clusterer.fit(images, run.folder / "checkpoints" / "encoder")
+    trained = clusterer.encoder in ("contrastive", "autoencoder")
+    if trained and clusterer.encoder_.epochs_trained < s.clusters.epochs:
+        raise KeyboardInterrupt  # an encoder that is interrupted ends its training with a warning
+    return clusterer
+
+# %% ../../nbs/runs/02_runs.ipynb #020b74d0
+def _plot_clustering(
     run: Run,
     parts: Splits,  # its images
     clusterer: BackgroundClusterer,
@@ -186,80 +249,105 @@ def plot_clustering(
 ) -> None:
     "Write pictures of the clusters, and of the plane of their embeddings."
     from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
-    objects = clusters[parts.train.presence]
-    sizes = ", ".join(f"{name}: {int((clusterer.labels_ == k).sum())} + {int((objects == k).sum())}" for k, name in clusterer.edits_.names.items())
-    run.say(f"{len(clusterer.edits_.names)} clusters (background-only + object images of each: {sizes})")
+    objects, labels, names = clusters[parts.train.presence], clusterer.labels_, clusterer.edits_.names
+    sizes = [f"{name}: {int((labels == k).sum())} + {int((objects == k).sum())}" for k, name in names.items()]
+    counts = ", ".join(sizes)
+    run.say(f"{len(names)} clusters (background-only + object images of each: {counts})")
     if (objects >= 0).any(): run.write("figures/clusters.png", plot_clusters(parts.train.objects.images, objects))
-    some = torch.linspace(0, len(clusterer.labels_) - 1, min(most, len(clusterer.labels_))).long()
-    run.write("figures/plane.png", plot_plane(umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state), clusterer.labels_[some], clusterer.edits_.names))
+    some = torch.linspace(0, len(labels) - 1, min(most, len(labels))).long()
+    plane = umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state)
+    run.write("figures/plane.png", plot_plane(plane, labels[some], names))
 
 # %% ../../nbs/runs/02_runs.ipynb #c041018a
-def judged_clusters(
-    data: ImageSet,  # held-out images
-    clusters: torch.Tensor,  # `(len(data),)` int64
-) -> torch.Tensor | None:  # `(len(data),)` int64, -1 in clusters that are too small; None: fewer than two are left
-    "Clusters that have enough images of each kind to be judged by."
-    count = lambda presence, k: int(((data.presence == presence) & (clusters == k)).sum())
-    enough = [k for k in set(clusters.tolist()) - {-1} if min(count(True, k), count(False, k)) >= FOLDS]
-    return torch.where(torch.isin(clusters, torch.tensor(enough)), clusters, -1) if len(enough) >= 2 else None
+def _judged_clusters(data, clusters):
+    "Clusters that have enough images of each kind to be judged by, -1 elsewhere; None: fewer than two are left."
+    enough = []
+    for k in set(clusters.tolist()) - {-1}:
+        objects = int(((clusters == k) & data.presence).sum())
+        backgrounds = int(((clusters == k) & ~data.presence).sum())
+        if min(objects, backgrounds) >= FOLDS: enough.append(k)
+    if len(enough) < 2: return None
+    return torch.where(torch.isin(clusters, torch.tensor(enough)), clusters, -1)
 
-def judges(
+_AT_LEAST = f"at least {FOLDS} of each kind in two clusters are needed"
+
+def _judges(
     data: ImageSet,  # held-out images
     clusterer: BackgroundClusterer,
     random_state: int = 0,  # seed
-) -> HeldOut | None:  # None: too few images
+):  # a `HeldOut`; None: too few images
     "What criteria compare."
-    clusters = judged_clusters(data, clusterer.predict(data))
+    clusters = _judged_clusters(data, clusterer.predict(data))
     return None if clusters is None else hold_out(data, clusters, random_state=random_state)
 
 def _judges_of(run, parts, clusterer):
+    "What criteria compare in a run's training, where anything is to be chosen by it."
     if not run.settings.schedule.choose: return None
-    found = judges(parts.val, clusterer, run.settings.seed)
-    if found is None: warnings.warn(f"{len(parts.val)} validation images are too few to choose an epoch and a threshold by: at least {FOLDS} of each kind in two clusters are needed. The last weights are kept. More images or fewer clusters help; schedule.choose=false says that this is meant")
+    found = _judges(parts.val, clusterer, run.settings.seed)
+    if found is None:
+        warnings.warn(f"{len(parts.val)} validation images are too few to choose a round and a threshold by: {_AT_LEAST}. "
+                      "The last weights are kept. More images or fewer clusters help; schedule.choose=false says that "
+                      "this is meant")
     return found
 
 # %% ../../nbs/runs/02_runs.ipynb #4fdd7c9d
-class EpochPictures(L.Callback):
-    "Writes masks at the end of each epoch, and tells how it goes."
+class _Watch:
+    "Writes masks at the end of each round, and tells how it goes."
     def __init__(self,
         run: Run,
         images: ImageSet,  # object images to watch
         most: int = 12,  # of them, spread evenly
     ):
-        self.run, self.images = run, images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()].loaded(progress=False)
+        some = torch.linspace(0, len(images) - 1, min(most, len(images))).long()
+        self.run, self.images = run, images[some].loaded(progress=False)
 
-    def on_train_start(self, trainer, segmenter): self.start, self.first, self.earlier = time.monotonic(), trainer.global_step, self.run.status.get("seconds", {})
+    def callback(self):
+        "For Lightning."
+        from lightning.pytorch.callbacks import LambdaCallback
+        return LambdaCallback(on_train_start=self.begin, on_train_epoch_end=self.end_round)
 
-    def on_train_epoch_end(self, trainer, segmenter):
+    def begin(self, trainer, module):
+        self.start, self.first = time.monotonic(), trainer.global_step
+        self.earlier = self.run.status.get("seconds", {})
+
+    def end_round(self, trainer, module):
         if not trainer.is_global_zero: return
         for logger in trainer.loggers: logger.save()  # a checkpoint follows
+        segmenter, n = getattr(module, "model", module), trainer.current_epoch + 1
+        self.run.write(f"figures/training/masks_{n:03}.png", _Picture(self.rows(segmenter)))
+        seconds = time.monotonic() - self.start
+        spent = round(self.earlier.get("training", 0) + seconds, 1)
+        self.run.note(seconds=self.earlier | {"training": spent})  # known also of a run that is killed
+        left = seconds / max(1, trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
+        score = f", score {segmenter.history_[-1]['score']:.3f}" if segmenter.history_ else ""
+        self.run.say(f"round {n}, step {trainer.global_step} of {trainer.max_steps}{score}, {left:.0f} s left")
+
+    def rows(self, segmenter):
+        "Images, their masks, and true masks where there are any."
         masks = segmenter.predict(self.images)
         segmenter.train()
-        rows = [self.images.examples(len(self.images)), masks] + ([] if self.images.masks is None else [self.images.masks.float()])
-        self.run.write(f"figures/training/masks_{trainer.current_epoch + 1:03}.png", _Picture(rows))
-        done, seconds = trainer.global_step - self.first, time.monotonic() - self.start
-        self.run.note(seconds=self.earlier | {"training": round(self.earlier.get("training", 0) + seconds, 1)})  # known also of a run that is killed
-        left = seconds / max(1, done) * (trainer.max_steps - trainer.global_step)
-        score = f", score {segmenter.history_[-1]['score']:.3f}" if segmenter.history_ else ""
-        self.run.say(f"epoch {trainer.current_epoch + 1}, step {trainer.global_step} of {trainer.max_steps}{score}, {left:.0f} s left")
+        true = [] if self.images.masks is None else [self.images.masks.float()]
+        return [self.images.examples(len(self.images)), masks, *true]
 
 class _Picture:
     "Rows of images as a PNG file."
     def __init__(self, rows): self.rows = rows
 
     def savefig(self, out, format, dpi):
+        from torchvision.utils import make_grid, save_image
         channels = max(len(row[0]) for row in self.rows)
         pictures = torch.cat([row.expand(-1, channels, -1, -1) for row in self.rows])
-        save_image(make_grid(F.interpolate(pictures, scale_factor=max(1, 64 // pictures.shape[2])), len(self.rows[0]), pad_value=1), out, format=format)
+        pictures = F.interpolate(pictures, scale_factor=max(1, 64 // pictures.shape[2]))
+        save_image(make_grid(pictures, len(self.rows[0]), pad_value=1), out, format=format)
 
-def make_loggers(
+# %% ../../nbs/runs/02_runs.ipynb #49662202
+def _loggers(
     folder,  # of the run
     every: int = 50,  # steps between checkpoints: what was done before one must be in the file
 ) -> list:
-    "Loggers to CSV and TensorBoard; what was logged before a run was stopped is kept."
-    path = Path(folder) / "logs" / "metrics.csv"
-    try: earlier = [{key: value for key, value in row.items() if value == value} for row in pd.read_csv(path).to_dict("records")]
-    except (FileNotFoundError, pd.errors.EmptyDataError): earlier = []
+    "Loggers to CSV and TensorBoard."
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    earlier = _logged(Path(folder) / "logs" / "metrics.csv")
     table = CSVLogger(folder, "logs", "", flush_logs_every_n_steps=math.gcd(every, 50))
     if main_process():
         with warnings.catch_warnings():
@@ -268,8 +356,14 @@ def make_loggers(
         table.save()
     return [table, TensorBoardLogger(folder, "logs", "")]
 
+def _logged(path):
+    "Rows that are in a table already, without their gaps."
+    try: rows = pd.read_csv(path).to_dict("records")
+    except (FileNotFoundError, pd.errors.EmptyDataError): return []
+    return [{key: value for key, value in row.items() if value == value} for row in rows]
+
 # %% ../../nbs/runs/02_runs.ipynb #ea777a69
-def train_run(
+def _train(
     run: Run,
     parts: Splits,  # its images
     clusterer: BackgroundClusterer,
@@ -278,47 +372,21 @@ def train_run(
     progress: bool = True,  # show a bar
 ) -> Segmenter:  # trained; `asked` says whether something stopped it
     "Train, or go on with it."
-    s = run.settings
-    known = clusterer.edits_.clusters
-    batches = {name: getattr(s.schedule, name) for name in ("epochs", "per_cluster", "n_real", "target_clusters", "save_every", "on_bad")}
-    segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=s.schedule.lr, schedule=s.schedule.lr_schedule, average=s.schedule.average, objective=s.objective, random_state=s.seed)
+    s, schedule = run.settings, run.settings.schedule
+    segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
+                          average=schedule.average, objective=s.objective, random_state=s.seed)
     refresh = [RefreshClusters(clusterer)] if s.clusters.assign == "mask" else []
-    return segmenter.fit(parts.train, clusters, s.schedule.steps_for(int(parts.train.presence.sum()), len(known)), **batches, held_out=_judges_of(run, parts, clusterer), clusterer=clusterer, folder=run.folder / "checkpoints",
-                         callbacks=[EpochPictures(run, parts.test.objects), *refresh, *callbacks], progress=progress, logger=make_loggers(run.folder, s.schedule.save_every), **asdict(s.trainer))
+    return segmenter.fit(
+        parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
+        epochs=schedule.rounds, per_cluster=schedule.per_cluster, n_real=schedule.n_real,
+        target_clusters=schedule.target_clusters,
+        clusterer=clusterer, held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
+        callbacks=[_Watch(run, parts.test.objects).callback(), *refresh, *callbacks], progress=progress,
+        save_every=schedule.save_every, on_bad=schedule.on_bad,
+        logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
-def on_device(
-    segmenter: Segmenter,
-    settings: Settings,  # of the run, which may ask for the CPU
-) -> Segmenter:  # the same one
-    "A segmenter on the GPU, where there is one and the run may use it."
-    return segmenter.to("cuda") if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else segmenter
-
-def write_results(
-    run: Run,
-    parts: Splits,  # images to be judged by
-    clusterer: BackgroundClusterer,
-    segmenter: Segmenter,  # trained
-) -> dict[str, float]:  # criteria and metrics
-    "Write criteria, metrics and pictures of the masks."
-    test, found, size, segmenter = parts.test.objects, {}, 6, on_device(segmenter, run.settings)
-    masks = segmenter.predict(test)
-    if judged := judges(parts.val, clusterer, run.settings.seed):
-        found |= criteria(segmenter, judged, segmenter.threshold_)
-        run.write("criteria.json", found)
-    if parts.test.masks is not None and parts.test.masks[:].any():
-        metrics = evaluate(masks, parts.test, segmenter.threshold_)
-        run.write("metrics.json", metrics)
-        found |= metrics
-    run.write("figures/masks.png", plot_masks(test, masks, segmenter.threshold_))
-    shown = torch.linspace(0, len(test) - 1, min(size, len(test))).long()
-    backgrounds, labels = parts.test.backgrounds, clusterer.predict(parts.test.backgrounds)
-    each = torch.tensor([int((labels == k).nonzero()[0]) for k in sorted(set(labels.tolist()) - {-1})])
-    run.write("figures/composites.png", plot_composite_grid(test.images[shown], harden(masks[shown], segmenter.threshold_), backgrounds.images[each]))
-    run.say(", ".join(f"{name} {found[name]:.3f}" for name in ("score", "iou", "ap") if name in found) or "no validation or test images to judge by")
-    return found
-
-def write_training(
+def _write_training(
     run: Run,
     segmenter: Segmenter,  # trained, perhaps not to the end
 ) -> None:
@@ -328,25 +396,62 @@ def write_training(
     run.write("figures/scores.png", segmenter.plot_history())
     run.write("logs/scores.csv", pd.DataFrame(segmenter.history_).to_csv(index=False))
 
+def _write_results(
+    run: Run,
+    parts: Splits,  # images to be judged by
+    clusterer: BackgroundClusterer,
+    segmenter: Segmenter,  # trained
+) -> dict[str, float]:  # criteria and metrics
+    "Write criteria, metrics and pictures of the masks."
+    test, found, segmenter = parts.test.objects, {}, _on_device(segmenter, run.settings)
+    masks = segmenter.predict(test)
+    judged = _judges(parts.val, clusterer, run.settings.seed)
+    if judged:
+        found |= criteria(segmenter, judged, segmenter.threshold_)
+        run.write("criteria.json", found)
+    if parts.test.masks is not None and parts.test.masks[:].any():
+        metrics = evaluate(masks, parts.test, segmenter.threshold_)
+        run.write("metrics.json", metrics)
+        found |= metrics
+    run.write("figures/masks.png", plot_masks(test, masks, segmenter.threshold_))
+    run.write("figures/composites.png", _composites(parts.test, masks, segmenter.threshold_, clusterer))
+    said = ", ".join(f"{name} {found[name]:.3f}" for name in ("score", "iou", "ap") if name in found)
+    run.say(said or "no validation or test images to judge by")
+    return found
+
+def _composites(data, masks, threshold, clusterer, size=6):
+    "Some objects, spread evenly, before a background of each cluster."
+    shown = torch.linspace(0, len(masks) - 1, min(size, len(masks))).long()
+    backgrounds = data.backgrounds
+    labels = clusterer.predict(backgrounds)
+    first = [int((labels == k).nonzero()[0]) for k in sorted(set(labels.tolist()) - {-1})]
+    objects = data.objects.images[shown]
+    return plot_composite_grid(objects, harden(masks[shown], threshold), backgrounds.images[torch.tensor(first)])
+
 # %% ../../nbs/runs/02_runs.ipynb #3e6647e6
 @contextmanager
-def stage(
+def _stage(
     run: Run,
     name: str,  # 'images', 'clusters', 'training' or 'results'
 ):
     "Note which part of a run is at work, how long it took, and what ended it."
-    if not main_process(): yield; return
+    if not main_process():
+        yield
+        return
     began, earlier = time.monotonic(), run.status.get("seconds", {})
-    spent = lambda: {"stage": name, "seconds": earlier | {name: round(earlier.get(name, 0) + time.monotonic() - began, 1)}}
+    def spent(): return earlier | {name: round(earlier.get(name, 0) + time.monotonic() - began, 1)}
     run.note(state="running", stage=name)
     try: yield
-    except BaseException as error:
-        failed = isinstance(error, Exception)
-        if failed: run.write("error.txt", traceback.format_exc())
-        run.note(state="failed" if failed else "interrupted", **spent(), **({"error": f"{type(error).__name__}: {error}"} if failed else {}))
-        if not isinstance(error, SystemExit): write_report(run.folder)  # who sends SIGTERM doesn't wait for long
+    except Exception as error:
+        run.write("error.txt", traceback.format_exc())
+        run.note(state="failed", stage=name, seconds=spent(), error=f"{type(error).__name__}: {error}")
+        write_report(run.folder)
         raise
-    run.note(**spent())
+    except BaseException as stop:
+        run.note(state="interrupted", stage=name, seconds=spent())
+        if not isinstance(stop, SystemExit): write_report(run.folder)  # who sends SIGTERM doesn't wait for long
+        raise
+    run.note(stage=name, seconds=spent())
 
 def _checked_images(settings, folder):
     "The images, after all has been checked that can be checked without them."
@@ -358,19 +463,23 @@ def _checked_images(settings, folder):
 def _begun(settings, folder, quiet):
     "A run whose folder no other process works in."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder) / LOCK)
-    try: main_process() and lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"another process is at work in {folder}; wait for it, or choose another folder") from None
-    try: yield begin_run(folder, settings, quiet)
+    lock = FileLock(Path(folder) / _LOCK)
+    try:
+        if main_process(): lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is at work in {folder}; wait for it, or choose another folder") from None
+    try: yield _begin(folder, settings, quiet)
     finally: lock.release()
 
-def _find_clusters(run, data, parts, progress, clusters_of):
-    with stage(run, "images"):
-        if main_process() and not (run.folder / "figures" / "images.png").is_file(): describe_run(run, data, parts)
-    with stage(run, "clusters"):
-        clusterer = cluster_run(run, parts, progress, clusters_of)
+def _look(run, data, parts, progress, clusters_of):
+    "Describe the images, find the clusters."
+    figures = run.folder / "figures"
+    with _stage(run, "images"):
+        if main_process() and not (figures / "images.png").is_file(): _describe_images(run, data, parts)
+    with _stage(run, "clusters"):
+        clusterer = _clusterer_of(run, parts, progress, clusters_of)
         clusters = clusterer.predict(parts.train)
-        if main_process() and not (run.folder / "figures" / "plane.png").is_file(): plot_clustering(run, parts, clusterer, clusters)
+        if main_process() and not (figures / "plane.png").is_file(): _plot_clustering(run, parts, clusterer, clusters)
     return clusterer, clusters
 
 # %% ../../nbs/runs/02_runs.ipynb #2afa5751
@@ -384,7 +493,7 @@ def run_clusters(
     "The first half of a run: look at the images, find the clusters."
     data, parts = _checked_images(settings, folder)
     with _begun(settings, folder, quiet) as run:
-        _find_clusters(run, data, parts, progress, clusters_of)
+        _look(run, data, parts, progress, clusters_of)
         write_report(run.folder)
     return run
 
@@ -400,89 +509,124 @@ def run_train(
     if check_folder(folder, settings)["state"] == "finished": return Run(Path(folder), settings, quiet)
     data, parts = _checked_images(settings, folder)
     with _begun(settings, folder, quiet) as run:
-        clusterer, clusters = _find_clusters(run, data, parts, progress, clusters_of)
-        with stage(run, "training"):
-            segmenter = train_run(run, parts, clusterer, clusters, callbacks, progress)
-            if main_process(): write_training(run, segmenter)
+        clusterer, clusters = _look(run, data, parts, progress, clusters_of)
+        with _stage(run, "training"):
+            segmenter = _train(run, parts, clusterer, clusters, callbacks, progress)
+            if main_process(): _write_training(run, segmenter)
         if not main_process(): return run
-        with stage(run, "results"): write_results(run, parts, clusterer, segmenter)
+        with _stage(run, "results"): _write_results(run, parts, clusterer, segmenter)
         run.note(state="interrupted" if segmenter.asked else "finished")
         write_report(run.folder)
     return run
 
-# %% ../../nbs/runs/02_runs.ipynb #74bb8583
-def load_run(
-    folder,  # of a run that has a model
-) -> tuple[Run, BackgroundClusterer, Segmenter]:
-    "A run and what it learnt."
-    run = Run.open(folder)
-    if not (run.folder / "model").is_dir(): raise FileNotFoundError(f"{folder} holds no model yet (it is {run.status['state']}); train it first")
-    return run, BackgroundClusterer.load(run.folder / "clusterer"), Segmenter.load(run.folder / "model")
+# %% ../../nbs/runs/02_runs.ipynb #99a609ee
+def new_folder(
+    settings: Settings,  # of the run
+    runs="runs",  # where it is made
+    kind: str = "",  # what to add to the name
+) -> Path:
+    "The name of a new run folder, from the preset and the time. Processes that Lightning starts get that of the first."
+    if not main_process():
+        if "BGCS_FOLDER" in os.environ: return Path(os.environ["BGCS_FOLDER"])
+        raise ValueError("several processes train together, so the run folder must be named: --folder")
+    folder = Path(runs) / f"{settings.preset or settings.data.set}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    os.environ["BGCS_FOLDER"] = str(folder)
+    return folder
 
-def run_evaluate(
-    folder,  # of a run
-    changes: dict[str, object] | None = None,  # settings of other images, by dotted name; None: the run's own
-    out=None,  # folder for what is found; None: that of the run
-    quiet: bool = False,  # tell nothing in the terminal
-) -> dict[str, float]:  # criteria and metrics
-    "Judge a run's model."
-    run, clusterer, segmenter = load_run(folder)
-    settings = run.settings if not changes else settings_from(run.settings.flat(), changes)
+def train(
+    objects=None,  # folder of your images that show the object
+    backgrounds=None,  # folder of your images that don't
+    folder=None,  # of the run: new, or one that holds the same run, to go on with; None: a new one in `runs`
+    *,
+    preset: str | None = None,  # one of `bgcs.runs.settings.PRESETS`; None: 'quick', for images of your own
+    masks=None,  # folder of true masks, named as the object images, to measure with at the end; training never sees them
+    settings: dict[str, object] | None = None,  # by dotted name, over the preset's: {"schedule.steps": 300}
+    clusters_of=None,  # folder of a run whose clusters are taken, perhaps mended by hand; None: find clusters
+    callbacks=(),  # further Lightning callbacks
+    progress: bool = True,  # show bars, and tell what is done
+) -> Run:
+    "Train from images to masks, or go on with a run: what `bgcs train` does."
+    images = dict(objects=objects, backgrounds=backgrounds, masks=masks)
+    found = settings_from(gather(settings, preset=preset, folder=folder, **images))
+    return run_train(found, folder or new_folder(found), callbacks, progress, not progress, clusters_of)
+
+# %% ../../nbs/runs/02_runs.ipynb #74bb8583
+def _with_other_images(settings, changes):
+    "The settings with other images; in their names the part before the dot may be left out."
+    whole = {key if key.startswith("data.") else f"data.{key}": value for key, value in changes.items()}
+    return settings_from(settings.flat(), whole)
+
+def _judge_again(run, changes, out):
+    clusterer, segmenter = run.clusterer, run.segmenter
+    settings = _with_other_images(run.settings, changes) if changes else run.settings
+    if changes and not out: out = run.folder / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     _, parts = load_images(settings.data)
     clusterer.check_set(parts.train)
-    where = Run(Path(out or folder), settings, quiet)
-    found = write_results(where, parts, clusterer, segmenter)
-    if out is None: write_report(run.folder)
+    found = _write_results(Run(Path(out or run.folder), settings, run.quiet), parts, clusterer, segmenter)
+    if not out: write_report(run.folder)
     return found
 
+# %% ../../nbs/runs/02_runs.ipynb #f88b0ebc
 def compare_runs(
     folders: Iterable,  # of runs
-    changes: dict[str, object] | None = None,  # settings of other images, by dotted name; None: those of the first run
+    changes: dict[str, object] | None = None,  # other images, as in `Run.evaluate`; None: those of the first run
     progress: bool = True,  # show a bar
 ) -> pd.DataFrame:  # one row a run, the best by 'score' first; beside the criteria 'iou', 'ap' and 'f1', where there are true masks
     "Rank runs by criteria that need no masks, all on the same validation images and by the first run's clusters."
-    folders = list(map(Path, folders))
-    apart = len({folder.name for folder in folders}) == len(folders)
-    loaded = {folder.name if apart else str(folder): load_run(folder) for folder in folders}
-    if len(loaded) < 2: raise ValueError(f"{len(loaded)} run to compare; expected at least 2")
-    first, clusterer, _ = next(iter(loaded.values()))
-    _, parts = load_images((settings_from(first.settings.flat(), changes) if changes else first.settings).data)
-    models = {name: on_device(segmenter, own.settings) for name, (own, _, segmenter) in loaded.items()}
-    for name, model in models.items():
-        if model.normalization != parts.val.normalization or model.settings["channels"] != parts.val.shape[0]: raise ValueError(f"{name} was trained on images of {model.settings['channels']} channels normalised by {model.normalization}, and these have {parts.val.shape[0]} and {parts.val.normalization}; compare runs on images of one kind")
-    labels = judged_clusters(parts.val, clusterer.predict(parts.val))
-    if labels is None: raise ValueError(f"{len(parts.val)} validation images are too few to compare by: at least {FOLDS} of each kind in two clusters are needed")
+    runs = _by_name(map(load_run, folders))
+    first, models = next(iter(runs.values())), {name: run.segmenter for name, run in runs.items()}
+    if len(runs) < 2: raise ValueError(f"{len(runs)} run to compare; expected at least 2")
+    settings = _with_other_images(first.settings, changes) if changes else first.settings
+    _, parts = load_images(settings.data)
+    for name, model in models.items(): _check_kind(name, model, parts.val)
+    labels = _judged_clusters(parts.val, first.clusterer.predict(parts.val))
+    if labels is None: raise ValueError(f"{len(parts.val)} validation images are too few to compare by: {_AT_LEAST}")
     table = compare(models, parts.val, labels, threshold="auto", progress=progress)
     if parts.test.masks is None: return table
-    metrics = {name: evaluate(model.predict(parts.test.objects), parts.test, model.threshold_) for name, model in models.items()}
+    metrics = {}
+    for name, model in models.items():
+        metrics[name] = evaluate(model.predict(parts.test.objects), parts.test, model.threshold_)
     return table.join(pd.DataFrame.from_dict(metrics, orient="index")[["iou", "ap", "f1"]])
 
+def _by_name(runs):
+    "Runs by the names of their folders, or by their paths where names are the same."
+    runs = list(runs)
+    apart = len({run.folder.name for run in runs}) == len(runs)
+    return {run.folder.name if apart else str(run.folder): run for run in runs}
+
+def _check_kind(name, model, images):
+    "Refuse a model that was trained on images of another kind."
+    channels = model.settings["channels"]
+    if (model.normalization, channels) == (images.normalization, images.shape[0]): return
+    trained = f"{name} was trained on images of {channels} channels normalised by {model.normalization}"
+    these = f"these have {images.shape[0]} and {images.normalization}"
+    raise ValueError(f"{trained}, and {these}; compare runs on images of one kind")
+
 # %% ../../nbs/runs/02_runs.ipynb #66b545bd
-def tiling_of(
+def _tiling_of(
     run: Run,
     shape: tuple[int, int, int],  # of the images trained on: channels, height, width
 ) -> dict[str, object]:  # arguments of `bgcs.masks.predict.predict_files`
     "How other images are to be cut, resized and coloured, to look as those that a run was trained on."
-    name, options = run.settings.data.set, {key: default for key, (_, default) in set_options(run.settings.data.set).items()} | run.settings.data.options
+    data, options = run.settings.data, run.settings.data.all_options
     if "crop_size" in options: found = {"tile": options["crop_size"], "resize": shape[1]}
-    elif name == "Birds": found = {"resize": shape[1:]}
+    elif data.set == "Birds": found = {"resize": shape[1:]}
     elif options.get("crop"): found = {"tile": min(options["crop"]), "resize": min(shape[1:])}
-    else: found = {"resize": options["resize"]} if options.get("resize") else {"tile": min(shape[1:])}
-    if name == "Shipwrecks": found |= {"regions": partial(sonar_sides, min_width=options["crop_size"]), "invalid": "zero"}
-    if name == "MarineDebris": found |= {"invalid": outside_fan}
-    return found | {"color": options.get("color") if name in OWN else "gray" if shape[0] == 1 else "rgb"}
+    elif options.get("resize"): found = {"resize": options["resize"]}
+    else: found = {"tile": min(shape[1:])}
+    if data.set == "Shipwrecks":
+        found |= {"regions": partial(sonar_sides, min_width=options["crop_size"]), "invalid": "zero"}
+    if data.set == "MarineDebris": found |= {"invalid": outside_fan}
+    trained = "gray" if shape[0] == 1 else "rgb"
+    return found | {"color": options.get("color") if data.own else trained}
 
-def run_predict(
-    folder,  # of a run
-    images: Iterable,  # files, and folders of them
-    out=None,  # folder for masks, overlays and tables; None: `predictions` in the run's
-    progress: bool = True,  # show a bar
-    **options,  # of `predict_files`, over those of `tiling_of`: tile, overlap, threshold, min_area, flip, on_bad, …
-) -> Predictions:
-    "Masks of images of any size by a run's model."
-    run, clusterer, segmenter = load_run(folder)
-    images = [Path(image) for image in images]
-    missing = [str(image) for image in images if not image.exists()]
-    if missing: raise FileNotFoundError(f"{len(missing)} of {len(images)} images are not there: {', '.join(missing[:5])}")
-    files = images[0] if len(images) == 1 and images[0].is_dir() else [path for image in images for path in ([image / name for name in find_images(image)] if image.is_dir() else [image])]
-    return predict_files(on_device(segmenter, run.settings), files, out or Path(folder) / "predictions", progress=progress, **tiling_of(run, clusterer.shape_) | options)
+def _files_in(images):
+    "A folder as it is, so that what is below keeps its place in it; or a list of files."
+    images = [images] if isinstance(images, (str, os.PathLike)) else images
+    paths = [Path(image) for image in images]
+    missing = [path for path in paths if not path.exists()]
+    if missing: raise FileNotFoundError(f"{len(missing)} of {len(paths)} images are not there: {listed(missing)}")
+    if len(paths) == 1 and paths[0].is_dir(): return paths[0]
+    files = []
+    for path in paths: files += [path / name for name in find_images(path)] if path.is_dir() else [path]
+    return files

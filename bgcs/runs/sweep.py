@@ -16,7 +16,7 @@ import yaml
 
 from ..training.checkpoints import replace_file
 from .settings import Settings, settings_from
-from .runs import Run, run_train
+from .runs import Run, load_run, run_train
 from ..training.loop import NotFinite, OutOfMemory, mixed_seed
 
 # %% auto #0
