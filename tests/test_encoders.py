@@ -271,7 +271,7 @@ def test_bad_images(name):
 
 
 @pytest.mark.parametrize("make, text", [
-    (lambda: make_encoder("contrastiv", 1, 16), "Did you mean 'contrastive'"), (lambda: make_encoder("PCA ", 1, 16), "expected 'contrastive', 'autoencoder', 'pca', 'pixels'"), (lambda: make_encoder("pca", 1, 16, 0), "dim=0"),
+    (lambda: make_encoder("contrastiv", 1, 16), "did you mean 'contrastive'"), (lambda: make_encoder("PCA ", 1, 16), "expected one of 'contrastive', 'autoencoder', 'pca', 'pixels'"), (lambda: make_encoder("pca", 1, 16, 0), "dim=0"),
     (lambda: make_encoder("contrastive", 1, 7), "at least 8"), (lambda: PCAEncoder(1, 50, 4), "only 16 values"), (lambda: AutoEncoder(architecture="resnet"), "'plain', 'residual'"), (lambda: make_encoder(PixelEncoder(1, 9), 1, 16), "say patch_size=9")])
 def test_bad_settings(make, text):
     with pytest.raises(ValueError, match=text): make()

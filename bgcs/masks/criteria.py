@@ -22,10 +22,10 @@ from ..data.images import ImageSet
 from ..objective.features import Patches, Pixels
 
 # %% auto #0
-__all__ = ['FOLDS', 'LOWER_IS_BETTER', 'SCORED', 'predict_masks', 'HeldOut', 'hold_out', 'mask_iou', 'held_out_divergence',
-           'false_positive_area', 'seam_features', 'two_sample_auc', 'agreement', 'paste_consistency',
-           'removal_residual', 'separation', 'stability', 'score', 'criteria', 'ThresholdChoice', 'choose_threshold',
-           'compare', 'plot_comparison', 'rank_agreement']
+__all__ = ['FOLDS', 'LOWER_IS_BETTER', 'SCORED', 'predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou',
+           'held_out_divergence', 'false_positive_area', 'seam_features', 'two_sample_auc', 'agreement',
+           'paste_consistency', 'removal_residual', 'separation', 'stability', 'score', 'criteria', 'ThresholdChoice',
+           'choose_threshold', 'compare', 'plot_comparison', 'rank_agreement']
 
 # %% ../../nbs/masks/01_criteria.ipynb #22b56ee5
 @torch.no_grad()
@@ -94,6 +94,22 @@ def hold_out(
 
 def _count(pairing, k, n): return min(max(1, n // len(pairing.clusters)), *(len(members[k]) for members in (pairing.movable, pairing.backgrounds, pairing.real)))
 
+# %% ../../nbs/masks/01_criteria.ipynb #a8bf9be1
+FOLDS = 5  # of the classifier's cross-validation, so also the fewest images of each kind that a cluster is judged by
+
+def judged_clusters(
+    presence: torch.Tensor,  # `(n,)` bool: which held-out images show the object
+    clusters: torch.Tensor,  # `(n,)` int64: their background clusters, -1 where unknown
+) -> torch.Tensor | None:  # `(n,)` int64, -1 in clusters that are too small; None: fewer than two are left
+    "Clusters that have at least `FOLDS` held-out images of each kind, which judging needs."
+    enough = []
+    for k in clusters[clusters >= 0].unique().tolist():
+        own = presence[clusters == k]
+        if min(int(own.sum()), int((~own).sum())) >= FOLDS: enough.append(k)
+    if len(enough) < 2: return None
+    known = torch.isin(clusters, torch.tensor(enough, dtype=clusters.dtype, device=clusters.device))
+    return torch.where(known, clusters, -1)
+
 # %% ../../nbs/masks/01_criteria.ipynb #3a9f6597
 def mask_iou(
     a: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
@@ -139,8 +155,6 @@ def seam_features(
             ordered = part.flatten(1).sort(1).values
             parts.append(ordered[:, [round(level * (ordered.shape[1] - 1)) for level in levels]])
     return torch.cat(parts, 1)
-
-FOLDS = 5  # of the cross-validation
 
 def two_sample_auc(
     composites: torch.Tensor,  # `(n, c, h, w)`

@@ -5,13 +5,16 @@
 # %% ../../nbs/objective/01_batches.ipynb #343512d6
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from ..data.checks import check_whole
 from ..data.images import ImageSet
-from ..training.loop import seeded
+from ..training.learner import seeded
 
 # %% auto #0
-__all__ = ['check_clusters', 'Pairing', 'Transplants', 'TransplantImages']
+__all__ = ['check_clusters', 'Pairing', 'Batches', 'Transplants', 'TransplantImages']
 
 # %% ../../nbs/objective/01_batches.ipynb #aee9df2f
 def check_clusters(
@@ -20,26 +23,52 @@ def check_clusters(
 ) -> torch.Tensor:  # `(n,)`
     "Clusters as a tensor, one for each image."
     clusters = torch.as_tensor(clusters)
-    if clusters.shape != (n,): raise ValueError(f"clusters have shape {tuple(clusters.shape)}; expected ({n},), the cluster of every image, as BackgroundClusterer.predict gives them")
-    return clusters
+    if clusters.shape == (n,): return clusters
+    expected = f"expected ({n},), the cluster of every image, as BackgroundClusterer.predict gives them"
+    raise ValueError(f"clusters have shape {tuple(clusters.shape)}; {expected}")
 
+# %% ../../nbs/objective/01_batches.ipynb #7259a425
+def _check_members(
+    kind: str,  # 'object', 'background-only' or 'movable'
+    members: dict[int, torch.Tensor],  # indices of such images, by cluster
+) -> None:
+    "Refuse clusters that have no image of a kind."
+    empty = [str(k) for k, found in members.items() if not len(found)]
+    if not empty: return
+    if kind == "movable":
+        remedy = "so none can be moved there. Use other clusters, or images with more backgrounds."
+        raise ValueError(f"All object images are in cluster {empty[0]}, {remedy}")
+    if len(empty) == 1: raise ValueError(f"Cluster {empty[0]} holds no {kind} image. Use fewer clusters, or drop this.")
+    names = ", ".join(empty)
+    raise ValueError(f"Clusters {names} hold no {kind} image. Use fewer clusters, or drop these.")
+
+def _draw(
+    members: torch.Tensor,  # `(m,)` indices to choose from
+    n: int,  # how many to draw
+    generator: torch.Generator | None,
+) -> torch.Tensor:  # `(n,)`
+    "Random members, without repetition where there are enough."
+    if n <= len(members): return members[torch.randperm(len(members), generator=generator)[:n]]
+    return members[torch.randint(len(members), (n,), generator=generator)]
+
+# %% ../../nbs/objective/01_batches.ipynb #bc86e548
 class Pairing:
-    "Deals, for a target cluster, indices of objects to transplant, of backgrounds to put them on, and of real object images to compare with."
+    "Deals, for a target cluster, indices of objects to transplant, of new backgrounds, and of real object images."
     def __init__(self,
         object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure, only ever moved, never compared with
         background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
     ):
         self.clusters = sorted((set(object_clusters.tolist()) | set(background_clusters.tolist())) - {-1})
-        if len(self.clusters) < 2: raise ValueError("All images are in one cluster: composites would have no other background to go to, so the conditional divergence is undefined. Use at least 2 clusters.")
+        if len(self.clusters) < 2:
+            why = "composites would have no other background to go to, so the conditional divergence is undefined"
+            raise ValueError(f"All images are in one cluster: {why}. Use at least 2 clusters.")
         self.object_clusters = object_clusters
-        find = lambda hits: hits.nonzero().flatten()
-        self.real = {k: find(object_clusters == k) for k in self.clusters}
-        self.movable = {k: find(object_clusters != k) for k in self.clusters}
-        self.backgrounds = {k: find(background_clusters == k) for k in self.clusters}
-        for kind, members in (("object", self.real), ("background-only", self.backgrounds), ("movable", self.movable)):
-            empty = [k for k in self.clusters if not len(members[k])]
-            if empty and kind == "movable": raise ValueError(f"All object images are in cluster {empty[0]}, so none can be moved there. Use other clusters, or images with more backgrounds.")
-            if empty: raise ValueError(f"Cluster{'s' * (len(empty) > 1)} {', '.join(map(str, empty))} hold{'s' * (len(empty) == 1)} no {kind} image. Use fewer clusters, or drop {'these' if len(empty) > 1 else 'this'}.")
+        self.real = {k: _where(object_clusters == k) for k in self.clusters}
+        self.movable = {k: _where(object_clusters != k) for k in self.clusters}
+        self.backgrounds = {k: _where(background_clusters == k) for k in self.clusters}
+        _check_members("object", self.real)
+        _check_members("background-only", self.backgrounds)
+        _check_members("movable", self.movable)
 
     def deal(self,
         cluster: int,  # the target cluster
@@ -48,11 +77,30 @@ class Pairing:
         generator: torch.Generator | None = None,  # for a repeatable deal
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # indices of objects `(n,)`, of backgrounds `(n,)`, of real images `(up to n_real,)`
         "Random indices; objects and real images without repetition where there are enough, backgrounds likewise."
-        return tuple(_draw(members[cluster], count, generator) for members, count in ((self.movable, n), (self.backgrounds, n), (self.real, min(n_real, len(self.real[cluster])))))
+        real = self.real[cluster]
+        objects = _draw(self.movable[cluster], n, generator)
+        backgrounds = _draw(self.backgrounds[cluster], n, generator)
+        return objects, backgrounds, _draw(real, min(n_real, len(real)), generator)
 
-def _draw(members, n, generator):
-    if n <= len(members): return members[torch.randperm(len(members), generator=generator)[:n]]
-    return members[torch.randint(len(members), (n,), generator=generator)]
+def _where(hits): return hits.nonzero().flatten()
+
+# %% ../../nbs/objective/01_batches.ipynb #a04d13ee
+@dataclass(frozen=True)
+class Batches:
+    "What a batch of the segmenter's training holds."
+    per_cluster: int = 6  # composites for each target cluster, in each process; at least 2
+    n_real: int = 128  # real object images of each target cluster, at most; at least 2
+    target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: all
+
+    def __post_init__(self):
+        _check_two("per_cluster", self.per_cluster)
+        _check_two("n_real", self.n_real)
+        if self.target_clusters is not None: check_whole("target_clusters", self.target_clusters, 1)
+
+def _check_two(name, value):
+    if check_whole(name, value, 0) >= 2: return
+    why = "a batch needs at least 2 images of each target cluster, since two samples are compared"
+    raise ValueError(f"{name}={value}; {why}")
 
 # %% ../../nbs/objective/01_batches.ipynb #4e9c63ca
 class Transplants:
@@ -60,17 +108,15 @@ class Transplants:
     def __init__(self,
         object_clusters: torch.Tensor,  # `(n,)` int64: clusters of the object images; -1: unsure
         background_clusters: torch.Tensor,  # `(m,)` int64: clusters of the background-only images; -1: left out
-        per_cluster: int = 16,  # composites for each target cluster, in each process
-        n_real: int = 256,  # real object images of each target cluster, at most
-        target_clusters: int | None = None,  # clusters whose backgrounds a batch puts objects on; None: all
+        batches: Batches = Batches(),  # what a batch holds
         random_state: int = 0,  # seed
     ):
         self.background_clusters = background_clusters
+        self.batches, self.random_state = batches, random_state
         self.reassign(object_clusters)
-        k = len(self.pairing.clusters)
-        if per_cluster < 1 or n_real < 1: raise ValueError(f"per_cluster={per_cluster} and n_real={n_real}; expected at least 1 of each")
-        if target_clusters is not None and not 1 <= target_clusters <= k: raise ValueError(f"target_clusters={target_clusters}; there are {k} clusters, so expected 1 to {k}, or None for all")
-        self.per_cluster, self.n_real, self.target_clusters, self.random_state = per_cluster, n_real, target_clusters or k, random_state
+        targets, k = batches.target_clusters, len(self.pairing.clusters)
+        if targets is not None and targets > k:
+            raise ValueError(f"target_clusters={targets}; there are {k} clusters, so expected 1 to {k}, or None for all")
 
     def reassign(self,
         object_clusters: torch.Tensor,  # `(n,)` int64: clusters of the object images; -1: unsure
@@ -83,7 +129,8 @@ class Transplants:
     ) -> list[int]:  # sorted
         "Target clusters of a batch."
         clusters = self.pairing.clusters
-        n, k = min(self.target_clusters, len(clusters)), len(clusters)
+        k = len(clusters)
+        n = min(self.batches.target_clusters or k, k)
         turn, place = divmod(number, -(-k // n))
         order = torch.randperm(k, generator=seeded(self.random_state, "clusters", turn)).tolist()
         return sorted(clusters[order[(place * n + i) % k]] for i in range(n))
@@ -94,12 +141,16 @@ class Transplants:
         world: int = 1,  # processes
     ) -> dict[str, torch.Tensor]:  # indices of 'objects' to transplant onto 'backgrounds' of the clusters 'targets', and of 'real' object images of 'real_clusters'
         "Indices of a batch."
-        generator, mine, parts = seeded(self.random_state, "batch", number), slice(rank * self.per_cluster, (rank + 1) * self.per_cluster), []
+        generator = seeded(self.random_state, "batch", number)
+        n = self.batches.per_cluster
+        mine, parts = slice(rank * n, (rank + 1) * n), []
         for k in self.targets(number):
-            objects, backgrounds, real = self.pairing.deal(k, self.per_cluster * world, self.n_real, generator)
-            parts.append({"objects": objects[mine], "backgrounds": backgrounds[mine], "targets": torch.full((self.per_cluster,), k), "real": real, "real_clusters": torch.full((len(real),), k)})
+            objects, backgrounds, real = self.pairing.deal(k, n * world, self.batches.n_real, generator)
+            part = {"objects": objects[mine], "backgrounds": backgrounds[mine], "targets": torch.full((n,), k)}
+            parts.append(part | {"real": real, "real_clusters": torch.full((len(real),), k)})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+# %% ../../nbs/objective/01_batches.ipynb #a236cf76
 class TransplantImages(torch.utils.data.Dataset):
     "The images of dealt batches."
     def __init__(self,
@@ -113,6 +164,12 @@ class TransplantImages(torch.utils.data.Dataset):
     def __getitem__(self,
         dealt: dict[str, torch.Tensor],  # as `Transplants` deals them
     ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds' and 'real' `(…, c, h, w)`; 'targets', 'real_clusters'; numbers of the images as 'index_…'
-        i, j, r = (dealt[name] for name in ("objects", "backgrounds", "real"))
-        return {"images": self.objects.images[i], "backgrounds": self.backgrounds.images[j], "targets": dealt["targets"], "real": self.objects.images[r], "real_clusters": dealt["real_clusters"],
-                "index_objects": self.numbers[0][i], "index_backgrounds": self.numbers[1][j], "index_real": self.numbers[0][r]}
+        "Images of a batch."
+        i, j, r = dealt["objects"], dealt["backgrounds"], dealt["real"]
+        of_objects, of_backgrounds = self.numbers
+        images = {
+            "images": self.objects.images[i], "backgrounds": self.backgrounds.images[j], "targets": dealt["targets"],
+            "real": self.objects.images[r], "real_clusters": dealt["real_clusters"],
+        }
+        numbers = {"index_objects": of_objects[i], "index_backgrounds": of_backgrounds[j], "index_real": of_objects[r]}
+        return images | numbers

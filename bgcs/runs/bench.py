@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..objective.batches import TransplantImages, Transplants
+from ..objective.batches import Batches, TransplantImages, Transplants
 from ..backgrounds.cluster import BackgroundClusterer
 from ..data.datasets import digits_on_textures
 from ..data.images import ImageSet, from_arrays, from_folders
@@ -340,7 +340,8 @@ def one_batch(
 ) -> dict[str, torch.Tensor]:
     "A batch as training deals it, on the device."
     clusters = bench_clusters(data, settings.clusters)
-    dealt = Transplants(clusters[data.presence], clusters[~data.presence], settings.each, settings.each, settings.targets)(0)
+    batches = Batches(settings.each, settings.each, settings.targets)
+    dealt = Transplants(clusters[data.presence], clusters[~data.presence], batches)(0)
     return {name: value.to(settings.device) for name, value in TransplantImages(data)[dealt].items()}
 
 def step_flops(
