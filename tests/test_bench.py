@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from bgcs.runs.bench import AS_RUN, PARTS, PLAIN, QUICK, Benchmark, BenchSettings, bench_clusters, bench_images, gpu_table, machine, main, network_times, network_variants, outside, speed_ups, stage_rates, step_times, watched
-from bgcs.masks.masknet import UNet, kept_memory
-from bgcs.masks.segment import Objective, Segmenter
+from bgcs.masks.masknet import UNet
+from bgcs.training.learner import kept_memory
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
 
 TINY = BenchSettings(size=16, width=4, depth=1, images=8, projections=20, steps=3, rounds=2)
 OPTIONS = ["--size", "16", "--width", "4", "--depth", "1", "--images", "8", "--projections", "20", "--steps", "2", "--rounds", "1"]

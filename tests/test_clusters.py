@@ -9,7 +9,8 @@ import torch
 from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
-from bgcs.masks.segment import RefreshClusters, Segmenter
+from bgcs.masks.refresh import RefreshClusters
+from bgcs.masks.segment import Segmenter
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ warnings.simplefilter("ignore")
 import torch, lightning as L
 torch.set_num_threads(1)
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.segment import Objective, Segmenter
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
 
 class Gradients(L.Callback):
     def __init__(self): self.seen = []

@@ -10,8 +10,10 @@ import torch
 
 from bgcs.training.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.segment import Objective, RefreshClusters, Segmenter
-from bgcs.training.loop import NotFinite, OutOfMemory
+from bgcs.masks.refresh import RefreshClusters
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
+from bgcs.training.learner import NotFinite, OutOfMemory
 
 small = {"progress": False, "accelerator": "cpu", "per_cluster": 3, "n_real": 10}
 
@@ -34,7 +36,8 @@ import torch
 warnings.simplefilter("ignore")
 from bgcs.training.checkpoints import checkpoints_in
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.segment import Objective, Segmenter
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
 torch.set_num_threads(1)
 folder, kills = sys.argv[1], int(sys.argv[2])
 data = digits_on_textures(n=150, image_size=24)

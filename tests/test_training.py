@@ -8,7 +8,8 @@ import torch
 import bgcs.masks.segment
 from bgcs.masks.criteria import criteria, hold_out
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.segment import Objective, Segmenter
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
 
 small = dict(per_cluster=2, n_real=4, accelerator="cpu", progress=False)
 

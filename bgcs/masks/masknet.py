@@ -14,7 +14,7 @@ from torch import nn
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['ConvBlock', 'UNet', 'kept_memory']
+__all__ = ['ConvBlock', 'UNet']
 
 # %% ../../nbs/masks/00_masknet.ipynb #52af2ca4
 class ConvBlock(nn.Sequential):
@@ -63,27 +63,3 @@ class UNet(nn.Module):
         x = self.down[-1](x)
         for widen, block, skip in zip(reversed(self.widen), reversed(self.up), reversed(kept)): x = block(torch.cat([skip, widen(x)], 1))
         return x[..., :h, :w]
-
-# %% ../../nbs/masks/00_masknet.ipynb #32de3d49
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # as glibc's malloc.h has them
-_keepers = 0  # how many are at it
-
-def _glibc():
-    if sys.platform != "linux": return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
-
-@contextmanager
-def kept_memory():
-    "Within it, the memory of freed tensors on the CPU stays with the process, to be used again; afterwards it is given back. Does nothing where the C library isn't glibc."
-    global _keepers
-    libc = _glibc()
-    if libc is None: yield; return
-    libc.mallopt(_MMAP_MAX, 0); libc.mallopt(_TRIM_THRESHOLD, -1)
-    _keepers += 1
-    try: yield
-    finally:
-        _keepers -= 1
-        if not _keepers:
-            libc.mallopt(_MMAP_MAX, 65536); libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26)  # where glibc's own adaption ends
-            libc.malloc_trim(0)

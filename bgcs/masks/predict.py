@@ -32,7 +32,7 @@ from ..training.checkpoints import remove_parts, replace_file
 from .criteria import predict_masks
 from ..data.files import SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
 from ..data.images import ImageSet
-from .masknet import kept_memory
+from ..training.learner import kept_memory
 from ..data.intensity import Normalization
 from ..data.patches import Side, _invalid, sliding_places, window_share
 from .segment import Segmenter

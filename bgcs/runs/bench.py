@@ -33,8 +33,10 @@ from ..objective.batches import Batches, TransplantImages, Transplants
 from ..backgrounds.cluster import BackgroundClusterer
 from ..data.datasets import digits_on_textures
 from ..data.images import ImageSet, from_arrays, from_folders
-from ..masks.masknet import UNet, kept_memory
-from ..masks.segment import Objective, Segmenter
+from ..masks.masknet import UNet
+from ..training.learner import kept_memory
+from ..masks.segment import Segmenter
+from ..objective.terms import Objective
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'QUICK', 'PARTS', 'WARM_UP', 'PLAIN', 'AS_RUN', 'BenchSettings', 'bench_images', 'bench_clusters',

@@ -39,10 +39,11 @@ from ..data.splits import Splits
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
-from ..masks.criteria import FOLDS, compare, criteria, hold_out
+from ..masks.criteria import FOLDS, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks
 from ..masks.predict import Predictions, predict_files
-from ..masks.segment import RefreshClusters, Segmenter
+from ..masks.refresh import RefreshClusters
+from ..masks.segment import Segmenter
 from .report import data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, gather, load_images, settings_from
 
@@ -259,16 +260,6 @@ def _plot_clustering(
     run.write("figures/plane.png", plot_plane(plane, labels[some], names))
 
 # %% ../../nbs/runs/02_runs.ipynb #c041018a
-def _judged_clusters(data, clusters):
-    "Clusters that have enough images of each kind to be judged by, -1 elsewhere; None: fewer than two are left."
-    enough = []
-    for k in set(clusters.tolist()) - {-1}:
-        objects = int(((clusters == k) & data.presence).sum())
-        backgrounds = int(((clusters == k) & ~data.presence).sum())
-        if min(objects, backgrounds) >= FOLDS: enough.append(k)
-    if len(enough) < 2: return None
-    return torch.where(torch.isin(clusters, torch.tensor(enough)), clusters, -1)
-
 _AT_LEAST = f"at least {FOLDS} of each kind in two clusters are needed"
 
 def _judges(
@@ -277,7 +268,7 @@ def _judges(
     random_state: int = 0,  # seed
 ):  # a `HeldOut`; None: too few images
     "What criteria compare."
-    clusters = _judged_clusters(data, clusterer.predict(data))
+    clusters = judged_clusters(data.presence, clusterer.predict(data))
     return None if clusters is None else hold_out(data, clusters, random_state=random_state)
 
 def _judges_of(run, parts, clusterer):
@@ -378,9 +369,8 @@ def _train(
     refresh = [RefreshClusters(clusterer)] if s.clusters.assign == "mask" else []
     return segmenter.fit(
         parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
-        epochs=schedule.rounds, per_cluster=schedule.per_cluster, n_real=schedule.n_real,
-        target_clusters=schedule.target_clusters,
-        clusterer=clusterer, held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
+        schedule.rounds, batches=schedule.batches, clusterer=clusterer,
+        held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[_Watch(run, parts.test.objects).callback(), *refresh, *callbacks], progress=progress,
         save_every=schedule.save_every, on_bad=schedule.on_bad,
         logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
@@ -566,7 +556,7 @@ def _judge_again(run, changes, out):
     if not out: write_report(run.folder)
     return found
 
-# %% ../../nbs/runs/02_runs.ipynb #f88b0ebc
+# %% ../../nbs/runs/02_runs.ipynb #8f3de0d5
 def compare_runs(
     folders: Iterable,  # of runs
     changes: dict[str, object] | None = None,  # other images, as in `Run.evaluate`; None: those of the first run
@@ -579,7 +569,7 @@ def compare_runs(
     settings = _with_other_images(first.settings, changes) if changes else first.settings
     _, parts = load_images(settings.data)
     for name, model in models.items(): _check_kind(name, model, parts.val)
-    labels = _judged_clusters(parts.val, first.clusterer.predict(parts.val))
+    labels = judged_clusters(parts.val.presence, first.clusterer.predict(parts.val))
     if labels is None: raise ValueError(f"{len(parts.val)} validation images are too few to compare by: {_AT_LEAST}")
     table = compare(models, parts.val, labels, threshold="auto", progress=progress)
     if parts.test.masks is None: return table
@@ -597,8 +587,8 @@ def _by_name(runs):
 def _check_kind(name, model, images):
     "Refuse a model that was trained on images of another kind."
     channels = model.settings["channels"]
-    if (model.normalization, channels) == (images.normalization, images.shape[0]): return
-    trained = f"{name} was trained on images of {channels} channels normalised by {model.normalization}"
+    if (model.normalization_, channels) == (images.normalization, images.shape[0]): return
+    trained = f"{name} was trained on images of {channels} channels normalised by {model.normalization_}"
     these = f"these have {images.shape[0]} and {images.normalization}"
     raise ValueError(f"{trained}, and {these}; compare runs on images of one kind")
 

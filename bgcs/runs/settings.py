@@ -27,7 +27,9 @@ from ..data.standins import write_standin
 from ..data.stores import cache_folder
 from ..backgrounds.cluster import WAYS
 from ..backgrounds.encoders import ENCODERS
-from ..masks.segment import SCHEDULES, Objective
+from ..objective.batches import Batches
+from ..objective.terms import Objective
+from ..masks.segment import SCHEDULES
 
 # %% auto #0
 __all__ = ['SETS', 'PRESETS', 'set_options', 'Data', 'load_images', 'Clusters', 'Network', 'Schedule', 'Trainer', 'Settings',
@@ -271,13 +273,18 @@ class Schedule:
         if (self.steps is None) == (self.passes is None):
             given = f"steps={self.steps} and passes={self.passes}"
             raise ValueError(f"{given}; expected one of them, and null for the other")
-        _check_whole(self, steps=1, rounds=1, target_clusters=1, save_every=1)
+        _check_whole(self, steps=1, rounds=1, save_every=1)
         for name in ("passes", "lr"):
             value = getattr(self, name)
             if value is not None and not value > 0: raise ValueError(f"{name}={value}; expected above 0")
-        for name in ("per_cluster", "n_real"): _check_batch(name, getattr(self, name))
+        self.batches  # which refuses what can't be a batch
         check_choice("on_bad", self.on_bad, ("stop", "skip"))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
+
+    @property
+    def batches(self) -> Batches:
+        "What a batch holds."
+        return Batches(self.per_cluster, self.n_real, self.target_clusters)
 
     def steps_for(self,
         n_objects: int,  # object images trained on
@@ -286,10 +293,6 @@ class Schedule:
         "Optimiser steps."
         batch = (self.target_clusters or n_clusters) * (self.per_cluster + self.n_real)
         return self.steps or max(1, math.ceil(self.passes * n_objects / batch))
-
-def _check_batch(name, n):
-    why = "a batch needs at least 2 images of each target cluster, since two samples are compared"
-    if n < 2: raise ValueError(f"{name}={n}; {why}")
 
 # %% ../../nbs/runs/00_settings.ipynb #1dd51385
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -17,7 +17,7 @@ import yaml
 from ..training.checkpoints import replace_file
 from .settings import Settings, settings_from
 from .runs import Run, load_run, run_train
-from ..training.loop import NotFinite, OutOfMemory, mixed_seed
+from ..training.learner import NotFinite, OutOfMemory, mixed_seed
 
 # %% auto #0
 __all__ = ['Range', 'Choices', 'as_range', 'split_ranges', 'check_space', 'PruneTrial', 'best_score', 'sweep', 'sweep_table',

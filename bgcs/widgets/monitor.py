@@ -38,7 +38,7 @@ from ..training.checkpoints import replace_file
 from ..masks.criteria import mask_iou
 from ..data.images import ImageSet
 from ..masks.segment import Segmenter
-from ..training.loop import Stopped
+from ..training.learner import Stopped
 from .shared import COLOURS, picture_grid, png
 
 # %% auto #0
