@@ -93,12 +93,12 @@ def _cluster(options):
 def _sweep(options):
     "Run trials over ranges of settings."
     from bgcs.runs.runs import new_folder
-    from bgcs.runs.sweep import check_space, split_ranges, sweep
-    fixed, space = split_ranges(_asked(options))
-    settings = check_space(fixed, space)
+    from bgcs.runs.sweep import check_space, sweep
+    values = _asked(options)
+    settings = check_space(values)
     options.folder = folder = Path(options.folder or new_folder(settings, options.runs, "-sweep"))
     prune = not options.no_prune
-    table = sweep(fixed, space, folder, options.trials, options.seed, prune, _progress(options), options.quiet)
+    table = sweep(values, folder, options.trials, options.seed, prune, _progress(options), options.quiet)
     best = folder / table.index[0]
     print(f"\n{table.head(10).to_string()}\n\nThe best of {len(table)} trials by score: {best}")
     print(f"Table and picture: {folder / 'trials.csv'}, {folder / 'trials.png'}")
