@@ -60,6 +60,8 @@ def _settings_and_folder(options):
 # %% ../../nbs/runs/05_cli.ipynb #7b1672ff
 def _progress(options): return not options.quiet and sys.stderr.isatty()
 
+def _now(): return time.strftime("%Y%m%d-%H%M%S")
+
 def _train(options):
     "Train, or go on with a run."
     from bgcs.runs.runs import check_folder, main_process, run_train
@@ -72,7 +74,8 @@ def _train(options):
     if stopped: print(f"\nStopped; what there is can be used. Go on with\n  bgcs train --folder {folder}")
     else:
         what = "This run was finished before" if done else "Finished"
-        print(f"\n{what}, after {seconds:.0f} s of work. Masks of other images:\n  bgcs predict {folder} IMAGES --out FOLDER")
+        print(f"\n{what}, after {seconds:.0f} s of work. Masks of other images:")
+        print(f"  bgcs predict {folder} IMAGES --out FOLDER")
     print(f"Report: {run.report}")
     return 130 if stopped else 0
 
@@ -100,7 +103,8 @@ def _sweep(options):
     prune = not options.no_prune
     table = sweep(values, folder, options.trials, options.seed, prune, _progress(options), options.quiet)
     best = folder / table.index[0]
-    print(f"\n{table.head(10).to_string()}\n\nThe best of {len(table)} trials by score: {best}")
+    first = table.head(10).to_string()
+    print(f"\n{first}\n\nThe best of {len(table)} trials by score: {best}")
     print(f"Table and picture: {folder / 'trials.csv'}, {folder / 'trials.png'}")
     return 0
 
@@ -109,9 +113,10 @@ def _evaluate(options):
     "Judge a run."
     from bgcs.runs.runs import load_run
     changes, out = _parse_words(options.data or ()), options.out
-    if changes and not out: out = Path(options.run_folder) / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not out: out = Path(options.run_folder) / f"evaluation-{_now()}" if changes else None
     for name, value in load_run(options.run_folder).evaluate(changes, out).items(): print(f"{name:22} {value:.4f}")
-    print(f"\nWritten to {out or options.run_folder}")
+    written = out or options.run_folder
+    print(f"\nWritten to {written}")
     return 0
 
 def _predict(options):
@@ -133,7 +138,7 @@ def _compare(options):
     changes = _parse_words(options.data or ())
     table = compare_runs(options.run_folders, changes, progress=sys.stderr.isatty())
     beside = Path(options.run_folders[0]).resolve().parent
-    out = Path(options.out or beside / f"comparison-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = Path(options.out or beside / f"comparison-{_now()}")
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
@@ -150,7 +155,7 @@ def _describe(options):
     whole, parts = load_images(data)
     found = describe(whole, parts if data.own else None)
     print(found)
-    for name in ("train", "val", "test"): print(f"{name}: {getattr(parts, name)}")
+    for name in ("train", "val", "test"): print(f"{name}:", getattr(parts, name))
     if options.out:
         found.plot().savefig(options.out, dpi=100)
         print(f"Picture: {options.out}")
@@ -326,7 +331,8 @@ def _failed(options, error):
     "Tell of an error; where the run folder has the traceback, say so. Gives the exit code."
     mistake = isinstance(error, _MISTAKES) and not isinstance(error, UnicodeError)
     speaks = str(error) and isinstance(error, (RuntimeError, OSError))  # its words are enough
-    said = str(error) if mistake or speaks else f"{type(error).__name__}: {error}"
+    kind = type(error).__name__
+    said = str(error) if mistake or speaks else f"{kind}: {error}"
     folder = getattr(options, "folder", None)
     noted = Path(folder) / "error.txt" if folder else None
     if noted and noted.is_file() and noted.stat().st_mtime >= options.began: said += f"\nThe traceback is in {noted}"

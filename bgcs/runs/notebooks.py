@@ -112,7 +112,8 @@ def run_in_new_folder(
 ) -> Path:  # the folder
     "Run a notebook into a new run folder and say where its results are."
     path, start = _checked(path), time.monotonic()
-    folder = Path(runs) / f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    now = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(runs) / f"{path.stem}-{now}"
     executed, metrics = folder / path.name, folder / "metrics.json"
     print(f"Running {path} in {folder}", flush=True)
     try: run_notebook(path, folder)

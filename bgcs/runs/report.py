@@ -70,7 +70,8 @@ def data_uri(
         fits = kind in ("png", "jpeg", "gif", "webp") and len(content) <= most and picture.width <= widest
         if fits: picture.load()  # which fails where the file is damaged
         else: kind, content = "jpeg", _smaller(picture, most, widest)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    text = base64.b64encode(content).decode()
+    return f"data:image/{kind};base64,{text}"
 
 def _smaller(picture, most, widest):
     "A picture as the bytes of a JPEG file, before white."
@@ -162,7 +163,9 @@ def _read_numbers(path):
 def _read_settings(path):
     text = path.read_text(encoding="utf-8")
     try: found = yaml.safe_load(text)
-    except yaml.YAMLError as error: raise ValueError(f"it is not YAML: {str(error).splitlines()[0]}") from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"it is not YAML: {first}") from None
     return {"text": text, "values": found if isinstance(found, dict) else {}}
 
 def _read_clusters(path):
@@ -179,7 +182,8 @@ def _read_card(path):
 def _in_words(value):
     if isinstance(value, float): return f"{value:.4g}"
     if not isinstance(value, dict): return str(value)
-    return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items() if part is not None)
+    parts = {name: _in_words(part) for name, part in value.items() if part is not None}
+    return ", ".join(f"{name} {part}" for name, part in parts.items())
 
 def _read_text(path): return path.read_text(encoding="utf-8", errors="replace")
 
@@ -267,7 +271,8 @@ def _warnings_of(
 def _unfinished(status):
     state, stage = status.get("state", "finished"), status.get("stage")
     at = f", at {stage}," if stage else ""
-    if state == "failed": yield f"This run failed{at} with: {status.get('error', 'an error that was not written down')}"
+    error = status.get("error", "an error that was not written down")
+    if state == "failed": yield f"This run failed{at} with: {error}"
     elif state != "finished":
         was = "interrupted" if state == "interrupted" else "running"
         yield f"This run is not finished: it was {was}{at} when this page was written."
@@ -288,8 +293,8 @@ def _doubts(criteria, metrics):
         than = f"is no better than that of Otsu's threshold, {otsu:.3f}, which needs no training"
         yield f"The masks' IoU, {iou:.3f}, {than}."
     if told > 0.9:
-        nearly = f"nearly always (two_sample_auc {told:.2f})"
-        yield f"A classifier tells composites from real images {nearly}: look at the composites for what gives them away."
+        nearly = f"A classifier tells composites from real images nearly always (two_sample_auc {told:.2f})"
+        yield f"{nearly}: look at the composites for what gives them away."
     if criteria.get("removal_residual", 0) >= 1:
         yield ("As much is marked after removing what was marked as before, or nothing is marked at all: the masks are "
                "not to be trusted.")
@@ -304,7 +309,7 @@ def _facts(found):
     "The few figures at the top, each with what it counts."
     described = (found["description"] or "").split("\n")[0]
     counts = re.findall(r"(\d+) (object|background-only) images", described)
-    facts = [(f"{int(n):,}", f"{kind} images") for n, kind in counts]
+    facts = [(format(int(n), ","), f"{kind} images") for n, kind in counts]
     criteria, metrics = found["criteria"] or {}, found["metrics"] or {}
     if found["clusters"]: facts.append((str(len(found["clusters"]["sizes"])), "kinds of background"))
     if "score" in criteria: facts.append((_number(criteria["score"]), "score, without true masks"))
@@ -325,9 +330,10 @@ def _titles(folder, found):
 
 def _spent(seconds):
     counted = isinstance(seconds, dict) and all(isinstance(n, (int, float)) for n in seconds.values())
-    return f"{sum(seconds.values()):,.0f} s of work" if counted else ""
+    total = sum(seconds.values()) if counted else 0
+    return f"{total:,.0f} s of work" if counted else ""
 
-# %% ../../nbs/runs/01_report.ipynb #be57a62a
+# %% ../../nbs/runs/01_report.ipynb #da135aee
 def _onwards(folder, found):
     "What to type next, each with what it does."
     run, python = shlex.quote(str(folder)), repr(str(folder))
@@ -336,8 +342,8 @@ def _onwards(folder, found):
     if not (folder / "model").is_dir(): return
     what = "Masks of other images, of any size, with overlays and a table of what was found:"
     yield what, f"bgcs predict {run} IMAGES --out FOLDER"
-    lines = ["import bgcs", "", f"run = bgcs.load_run({python})", 'found = run.predict("images", "found")', "found.plot()"]
-    yield "The same in Python:", "\n".join(lines)
+    lines = f"import bgcs\n\nrun = bgcs.load_run({python})\n" + 'found = run.predict("images", "found")\nfound.plot()'
+    yield "The same in Python:", lines
     judge = f"bgcs evaluate {run} --data set=folders object_folder=WITH background_folder=WITHOUT"
     yield "Judge it on other images, or rank it beside other runs:", f"{judge}\nbgcs compare {run} OTHER_RUN"
 

@@ -74,7 +74,8 @@ _CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "true 
 
 def _called(kind):
     "A type, as people call it."
-    if _is_tuple(kind): return f"a list of {len(typing.get_args(kind))}"
+    parts = typing.get_args(kind)
+    if _is_tuple(kind): return f"a list of {len(parts)}"
     return _CALLED.get(kind, getattr(kind, "__name__", str(kind)))
 
 # %% ../../nbs/runs/00_settings.ipynb #6606893b
@@ -146,8 +147,8 @@ def _check_names(name, options, known):
     "Refuse options that a set doesn't have, and a lack of those that it must have."
     for option in options:
         if option in known: continue
-        takes = ", ".join(known)
-        raise ValueError(f"data.{option} is no setting of {name}{did_you_mean(option, known)}; it takes {takes}")
+        takes, near = ", ".join(known), did_you_mean(option, known)
+        raise ValueError(f"data.{option} is no setting of {name}{near}; it takes {takes}")
     must = [option for option, (_, default) in known.items() if default is inspect.Parameter.empty]
     lacking = " and ".join(f"data.{option}" for option in must if option not in options)
     if lacking: raise ValueError(f"{lacking} must be given for images from {name}")
@@ -167,7 +168,7 @@ _ELSEWHERE = ("On a command line: data.root=FOLDER where the files lie elsewhere
 
 def load_images(
     data: Data,  # which images
-) -> tuple[ImageSet, Splits]:  # all images, of sets that come in parts those for training; and training, validation and test
+) -> tuple[ImageSet, Splits]:  # all images, or, of sets that come in parts, those for training; and the three parts
     "Read the images; an error names what is missing and where to get it."
     options = dict(data.options)
     if data.own: return _split_own(SETS[data.set], options)
@@ -265,7 +266,7 @@ class Schedule:
     lr: float = 2e-3  # learning rate of Adam, its peak in a one-cycle schedule
     lr_schedule: str = "one-cycle"  # or 'constant'
     average: bool = True  # masks come from a running average of the weights
-    choose: bool = True  # keep the weights of the round that is best on the validation images, and choose the threshold by them; false: the last weights, threshold 0.5
+    choose: bool = True  # keep the weights of the best round, and choose the threshold, by the validation images; false: the last weights, 0.5
     save_every: int = 50  # steps between checkpoints
     on_bad: str = "stop"  # what to do about NaN or infinity in loss or gradients: 'stop' or 'skip'
 
@@ -322,7 +323,9 @@ class Trainer:
         most = max((here[kind] for kind in kinds), default=None)
         if most is None: return
         seen = ", ".join(f"{n} {kind}" for kind, n in here.items() if n and kind != "cpu") or "none but the CPU"
-        if most == 0: raise ValueError(f"trainer.accelerator={self.accelerator}, {_NO_DEVICE.format(seen=seen)}")
+        if most == 0:
+            none = f"and PyTorch sees no such device here (it sees {seen})"
+            raise ValueError(f"trainer.accelerator={self.accelerator}, {none}. {_NO_DEVICE}")
         if self.devices != "auto" and self.devices > most:
             are = "is" if most == 1 else "are"
             there = f"there {are} {most} here ({seen})"
@@ -333,8 +336,7 @@ def _devices_here():
     cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
     return {"cpu": os.cpu_count() or 1, "cuda": cuda, "mps": mps}
 
-_NO_DEVICE = ("and PyTorch sees no such device here (it sees {seen}). Say trainer.accelerator=auto, or install PyTorch "
-              "for your device: https://pytorch.org/get-started")
+_NO_DEVICE = "Say trainer.accelerator=auto, or install PyTorch for your device: https://pytorch.org/get-started"
 
 # %% ../../nbs/runs/00_settings.ipynb #96cffa41
 _SECTIONS = {"clusters": Clusters, "network": Network, "objective": Objective, "schedule": Schedule, "trainer": Trainer}
@@ -362,7 +364,8 @@ class Settings:
         "Mappings of plain values, as in YAML."
         data = {"set": self.data.set}
         for name, value in self.data.options.items(): data[name] = list(value) if isinstance(value, tuple) else value
-        return {"preset": self.preset, "seed": self.seed, "data": data} | {name: asdict(getattr(self, name)) for name in _SECTIONS}
+        groups = {name: asdict(getattr(self, name)) for name in _SECTIONS}
+        return {"preset": self.preset, "seed": self.seed, "data": data} | groups
 
     def flat(self) -> dict[str, object]: "By dotted name."; return _flatten(self.nested())
 
@@ -429,7 +432,8 @@ def _check_known(values):
     for key in values:
         if key in known or key.startswith("data."): continue
         if key in _RENAMED: raise ValueError(f"{key!r} is now called {_RENAMED[key]!r}")
-        raise ValueError(f"there is no setting {key!r}{did_you_mean(key, known)}; `bgcs presets quick` lists all of them")
+        near = did_you_mean(key, known)
+        raise ValueError(f"there is no setting {key!r}{near}; `bgcs presets quick` lists all of them")
 
 def _section_of(values, name):
     return {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
@@ -446,7 +450,8 @@ def _section(name, values):
 # %% ../../nbs/runs/00_settings.ipynb #4927ee4a
 _RECIPE = {
     "clusters.dim": (20, "code: latent_dim, configs/model/ae.yaml and cl.yaml"),
-    "clusters.epochs": (200, "code: max_epochs, configs/experiment/autoencoder.yaml, cl.yaml, sas_cl.yaml, sss_cl.yaml"),
+    "clusters.epochs": (
+        200, "code: max_epochs, configs/experiment/autoencoder.yaml, cl.yaml, sas_cl.yaml, sss_cl.yaml"),
     "clusters.assign": (
         "patch", "ours: a vote of border patches. The code reads the cluster of an object image off the very "
         "background it was pasted on, which no user knows; clusters.assign=oracle does that, to reproduce the table"),
@@ -582,8 +587,8 @@ PRESETS = _PAPER | {
 def _preset(name):
     "The values of a preset, by dotted name."
     if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"there is no preset {name!r}{did_you_mean(name, PRESETS)}; there are {known}")
+        known, near = ", ".join(PRESETS), did_you_mean(name, PRESETS)
+        raise ValueError(f"there is no preset {name!r}{near}; there are {known}")
     return {"preset": name} | {key: value for key, (value, _) in PRESETS[name].items()}
 
 # %% ../../nbs/runs/00_settings.ipynb #080031b9

@@ -91,7 +91,8 @@ def check_space(
     for key, span in space.items():
         for value in span.ends(): settings = settings_from(fixed, first, {key: value})
     if not settings.schedule.choose:
-        raise ValueError("schedule.choose=False; a sweep ranks trials by their score on validation images, so it must be true")
+        why = "a sweep ranks trials by their score on validation images, so it must be true"
+        raise ValueError(f"schedule.choose=False; {why}")
     _check_one_device(settings.trainer)
     return settings
 
@@ -191,7 +192,7 @@ def _best_score(run: Run) -> float:
 
 # %% ../../nbs/runs/03_sweep.ipynb #55b5c595
 def sweep(
-    values: dict[str, object],  # by dotted name: plain settings, and ranges such as '0.3..3 log' or 'sliced|energy-sliced'
+    values: dict[str, object],  # by dotted name: plain settings, and ranges such as '0.3..3 log' or '2|3'
     folder,  # of the sweep: new, or that of the same sweep, to go on with
     n_trials: int = 20,  # trials in all
     seed: int = 0,  # of what is drawn from the ranges
@@ -209,7 +210,7 @@ def sweep(
     while len(_done(study)) < n_trials:
         trial, tried = _ask(study, space, seed)
         name = trial.user_attrs["folder"]
-        if not quiet: print(f"{name} of {n_trials}: {_in_words(tried)}", flush=True)
+        if not quiet: print(f"{name} of {n_trials}:", _in_words(tried), flush=True)
         _try(study, trial, settings_from(fixed, tried), folder / name, prune, progress, quiet, clusters)
         table = _table_of(study)
         replace_file(folder / "trials.csv", table.to_csv().encode())
