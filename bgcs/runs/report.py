@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
+from ..masks.evaluate import png_bytes
 from ..masks.segment import Segmenter
 
 # %% auto #0
@@ -198,7 +199,7 @@ def _read_predictions(path):
     counts = {"images": len(good), "objects": len(objects), "problems": len(images) - len(good)}
     return counts | {"overlays": overlays}
 
-# %% ../../nbs/runs/01_report.ipynb #ebcc8195
+# %% ../../nbs/runs/01_report.ipynb #cb57c26a
 _PARTS = {  # part of the page: what it is made of, and how it is read
     "settings": ("settings.yaml", _read_settings), "versions": ("versions.json", _read_dict),
     "status": ("status.json", _read_dict), "description": ("description.txt", _read_text),
@@ -233,9 +234,7 @@ def _read_pictures(folder, problems):
     return {name: uri for name, uri in found.items() if uri}
 
 def _curves(path):
-    out = io.BytesIO()
-    plot_losses(read_losses(path)).savefig(out, format="png", dpi=100)
-    return data_uri(out.getvalue())
+    return data_uri(png_bytes(plot_losses(read_losses(path))))
 
 def _read_rounds(folder, problems, most=12, size=700_000):
     "Pictures of masks by round, the first and the last among them."

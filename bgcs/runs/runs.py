@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import math
 import os
@@ -40,7 +39,7 @@ from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
 from ..masks.criteria import FOLDS, compare, criteria, hold_out, judged_clusters
-from ..masks.evaluate import evaluate, plot_masks
+from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.refresh import RefreshClusters
 from ..masks.segment import Segmenter
@@ -56,7 +55,7 @@ def main_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
     return not rank_zero_only.rank
 
-# %% ../../nbs/runs/02_runs.ipynb #895872ac
+# %% ../../nbs/runs/02_runs.ipynb #9884f2ab
 @dataclass(frozen=True, repr=False)
 class Run:
     "A run in its folder."
@@ -108,7 +107,7 @@ class Run:
 
     def write(self,
         name: str,  # of a file in the folder
-        content,  # text, a matplotlib figure, or what goes to JSON
+        content,  # text; a dict, which goes to JSON; or a picture, as `png_bytes` takes it
     ) -> None:
         "Write a file."
         path = self.folder / name
@@ -123,7 +122,7 @@ class Run:
     def __repr__(self): return "\n".join(_lines_of(self))
     def _repr_html_(self): return _page_of(self)
 
-# %% ../../nbs/runs/02_runs.ipynb #2462468e
+# %% ../../nbs/runs/02_runs.ipynb #cd29241f
 def _on_device(segmenter, settings):
     "The segmenter on the GPU, where there is one and the run may use it."
     may = torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
@@ -131,10 +130,8 @@ def _on_device(segmenter, settings):
 
 def _bytes(content):
     if isinstance(content, str): return content.encode()
-    if not hasattr(content, "savefig"): return json.dumps(content, indent=2).encode()
-    out = io.BytesIO()
-    content.savefig(out, format="png", dpi=100)
-    return out.getvalue()
+    if isinstance(content, dict): return json.dumps(content, indent=2).encode()
+    return png_bytes(content)
 
 def _lines_of(run):
     "What a run is, in up to three lines."
@@ -313,7 +310,7 @@ class _Watch:
         if not trainer.is_global_zero: return
         for logger in trainer.loggers: logger.save()  # a checkpoint follows
         segmenter, n = getattr(module, "model", module), trainer.current_epoch + 1
-        self.run.write(f"figures/training/masks_{n:03}.png", _Picture(self.rows(segmenter)))
+        self.run.write(f"figures/training/masks_{n:03}.png", _grid(self.rows(segmenter)))
         seconds = time.monotonic() - self.start
         spent = round(self.earlier.get("training", 0) + seconds, 1)
         self.run.note(seconds=self.earlier | {"training": spent})  # known also of a run that is killed
@@ -328,16 +325,14 @@ class _Watch:
         true = [] if self.images.masks is None else [self.images.masks.float()]
         return [self.images.examples(len(self.images)), masks, *true]
 
-class _Picture:
-    "Rows of images as a PNG file."
-    def __init__(self, rows): self.rows = rows
-
-    def savefig(self, out, format, dpi):
-        from torchvision.utils import make_grid, save_image
-        channels = max(len(row[0]) for row in self.rows)
-        pictures = torch.cat([row.expand(-1, channels, -1, -1) for row in self.rows])
-        pictures = F.interpolate(pictures, scale_factor=max(1, 64 // pictures.shape[2]))
-        save_image(make_grid(pictures, len(self.rows[0]), pad_value=1), out, format=format)
+def _grid(rows):
+    "Rows of images as pixels `(h, w, 3)`, small ones enlarged."
+    from torchvision.utils import make_grid
+    channels = max(len(row[0]) for row in rows)
+    pictures = torch.cat([row.expand(-1, channels, -1, -1) for row in rows])
+    pictures = F.interpolate(pictures, scale_factor=max(1, 64 // pictures.shape[2]))
+    grid = make_grid(pictures, len(rows[0]), pad_value=1)
+    return (grid * 255 + 0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 # %% ../../nbs/runs/02_runs.ipynb #49662202
 def _loggers(
