@@ -13,18 +13,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgcs import slicing
-from bgcs.objective.divergence import DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd, sinkhorn_divergence
-from bgcs.objective.sliced import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights, generalized_sliced_wasserstein,
-                          max_sliced_wasserstein, projected_costs, random_projections, sliced_wasserstein, wasserstein_1d)
+from bgcs.objective import sliced as slicing
+from bgcs.objective.divergence import (DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd,
+                                       sinkhorn_divergence)
 from bgcs.objective.features import Features, Patches, Pixels
+from bgcs.objective.sliced import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights,
+                                   generalized_sliced_wasserstein, max_sliced_wasserstein, projected_costs,
+                                   random_projections, sliced_wasserstein, wasserstein_1d)
 
 some = partial(settings, deadline=None, derandomize=True)
 sizes, dims, seeds, orders = st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**31), st.sampled_from([1, 1.5, 2, 3])
 dtypes = st.sampled_from([torch.float32, torch.float64])
-SLICED = {"sliced": sliced_wasserstein, "energy": energy_sliced_wasserstein, "paper": partial(energy_sliced_wasserstein, temperature="paper"), "generalized": generalized_sliced_wasserstein,
-          "max": max_sliced_wasserstein, "distributional": distributional_sliced_wasserstein}
-PAIRWISE = {"mmd": mmd, "energy kernel": energy_distance, "sinkhorn": sinkhorn_divergence, "sinkhorn 1": partial(sinkhorn_divergence, p=1), "frechet": frechet_distance}
+SLICED = {
+    "sliced": sliced_wasserstein, "energy": energy_sliced_wasserstein,
+    "paper": partial(energy_sliced_wasserstein, temperature="paper"), "generalized": generalized_sliced_wasserstein,
+    "max": max_sliced_wasserstein, "distributional": distributional_sliced_wasserstein,
+}
+PAIRWISE = {
+    "mmd": mmd, "energy kernel": energy_distance, "sinkhorn": sinkhorn_divergence,
+    "sinkhorn 1": partial(sinkhorn_divergence, p=1), "frechet": frechet_distance,
+}
 ALL = {**SLICED, **PAIRWISE}
 
 
@@ -269,7 +277,7 @@ def test_no_trace_of_inference_mode(name):
     "Validation may come first, in inference mode, and fill what is kept between calls."
     x, y = pair(7, 11, 30, dtype=torch.float32)
     f = Critic(30) if name == "critic" else ALL[name]
-    slicing.quantile_pieces.cache_clear()
+    slicing._quantile_pieces.cache_clear()
     slicing._pieces_on.cache_clear()
     with torch.inference_mode(): first = seeded(f, x * 1, y)
     with torch.no_grad(): assert not f(x.clone().requires_grad_(), y).requires_grad
@@ -301,39 +309,58 @@ def test_refusals(name):
     f = Critic(4).double() if name == "critic" else ALL[name]
     nan = x.clone()
     nan[2, 1] = torch.nan
-    for said, args, kw in (("1 of 6 points of x hold NaN", (nan, y), {}), ("1 of 5 points of y hold NaN or inf", (x, torch.where(torch.arange(5)[:, None] == 0, torch.inf, y)), {}), ("x has no points", (x[:0], y), {}),
-                           ("4 and 3 values", (x, y[:, :3]), {}), ("expected (6,)", (x, y), {"x_weights": torch.ones(5)}), ("from -1 to 1", (x, y), {"x_weights": torch.tensor([1., 1, -1, 1, 1, 1])}),
-                           ("at least one above 0", (x, y), {"y_weights": torch.zeros(5)}), ("floating-point", (x.int(), y), {}), ("x is ndarray", (x.numpy(), y), {})):
+    infinite = torch.where(torch.arange(5)[:, None] == 0, torch.inf, y)
+    refused = (
+        ("1 of 6 points of x hold NaN", (nan, y), {}), ("1 of 5 points of y hold NaN or inf", (x, infinite), {}),
+        ("x has no points", (x[:0], y), {}), ("4 and 3 values", (x, y[:, :3]), {}),
+        ("expected (6,)", (x, y), {"x_weights": torch.ones(5)}),
+        ("from -1 to 1", (x, y), {"x_weights": torch.tensor([1., 1, -1, 1, 1, 1])}),
+        ("at least one above 0", (x, y), {"y_weights": torch.zeros(5)}),
+        ("floating-point", (x.int(), y), {}), ("x is ndarray", (x.numpy(), y), {}),
+    )
+    for said, args, kw in refused:
         with pytest.raises(ValueError) as caught: f(*args, **kw)
         assert said in str(caught.value)
     if name in SLICED or "sinkhorn" in name:
         with pytest.raises(ValueError, match="p=0.5; expected at least 1"): f(x, y, p=0.5)
 
 
-@pytest.mark.parametrize("said, name, kw", [("'sliced'", "sliced_", {}), ("'frechet'", "fréchet", {}), ("'epsilon'", "sinkhorn", {"epsilom": 1}), ("there are none", "frechet", {"p": 2}), ("'n_steps'", "critic", {"steps": 2})])
+@pytest.mark.parametrize("said, name, kw", [
+    ("did you mean 'sliced'", "sliced_", {}), ("did you mean 'frechet'", "fréchet", {}),
+    ("did you mean 'epsilon'", "sinkhorn", {"epsilom": 1}), ("there are none", "frechet", {"p": 2}),
+    ("'n_steps'", "critic", {"steps": 2}), ("n_steps=-1; expected a whole number", "critic", {"dim": 2, "n_steps": -1}),
+    ("either dim", "critic", {}),
+])
 def test_unknown_names(said, name, kw):
     with pytest.raises(ValueError, match=said): make_divergence(name, **kw)
 
 
-# ---- views, and the critic
+# ---- features, and the critic
 
-@pytest.mark.parametrize("view", [Pixels(), Patches((3, 5), 4, 2), Patches(5, 8, 8, whiten=True), Patches(5, contrast=True), Features(torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()))])
+NET = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+FEATURES = [
+    Pixels(), Patches((3, 5), 4, 2), Patches(5, 8, 8, whiten=True), Patches(5, contrast=True), Features(NET),
+]
+
+@pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_divergence_of_views(name, view):
+def test_divergence_of_features(name, feature):
     g = generator()
     x, y = torch.rand(7, 2, 10, 9, generator=g).requires_grad_(), torch.rand(40, 2, 10, 9, generator=g)
     kw = {}
     if name == "critic":
-        widths = {u.shape[1] for u, *_ in view(x, y)}
+        widths = {u.shape[1] for u, *_ in feature(x, y)}
         if len(widths) > 1: return  # a critic is of one width
         kw = {"dim": widths.pop()}
-    divergence = make_divergence(name, view, **kw)
+    divergence = make_divergence(name, feature, **kw)
     masses = torch.arange(7.), torch.ones(40)
     value = divergence(x, y, *masses, generator=generator())
     slope, = torch.autograd.grad(value, x)
     assert value.ndim == 0 and slope.isfinite().all() and (slope[0] == 0).all() and (slope[1:] != 0).any()
     if name != "critic": assert value == divergence(x, y, *masses, generator=generator())
-    if isinstance(view, Features): assert all(weight.grad is None and weight.requires_grad for weight in view.module.parameters()) and view.module[1].num_batches_tracked == 0
+    if isinstance(feature, Features):
+        assert all(weight.grad is None and weight.requires_grad for weight in NET.parameters())
+        assert NET[1].num_batches_tracked == 0
 
 
 def test_critic_comes_near_the_wasserstein_distance_and_back_from_disk(tmp_path):

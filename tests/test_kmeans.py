@@ -4,9 +4,9 @@ import numpy as np
 import ot
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from bgcs.backgrounds.kmeans import SinkhornKMeans, balanced_plan, dual_potentials
+from bgcs.backgrounds.kmeans import SinkhornKMeans, _dual_potentials, balanced_plan
 
 ONE = {name: "sets n_clusters=1, which leaves nothing to balance and is refused" for name in (
     "check_dont_overwrite_parameters", "check_fit2d_predict1d", "check_methods_subset_invariance",
@@ -110,8 +110,9 @@ def test_scale_and_place(scale, shift):
 def test_plan_is_that_of_pot():
     rng = np.random.default_rng(0)
     cost, shares = rng.random((200, 5)), np.array([0.4, 0.3, 0.1, 0.1, 0.1])
-    _, plan, met = dual_potentials(torch.from_numpy(cost), torch.from_numpy(shares), 0.05, tol=1e-9)
-    expected = ot.sinkhorn(np.full(200, 1 / 200), shares, cost, 0.05 * cost.mean(), method="sinkhorn_log", numItermax=50_000, stopThr=1e-13)
+    _, plan, met = _dual_potentials(torch.from_numpy(cost), torch.from_numpy(shares), 0.05, tol=1e-9)
+    settings = {"method": "sinkhorn_log", "numItermax": 50_000, "stopThr": 1e-13}
+    expected = ot.sinkhorn(np.full(200, 1 / 200), shares, cost, 0.05 * cost.mean(), **settings)
     assert met and np.abs(plan.numpy() / 200 - expected).max() < 1e-8
 
 def test_hard_labels_are_near_the_best():
@@ -131,6 +132,11 @@ def test_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SinkhornKMeans(5).fit(make("blobs"))
+        SinkhornKMeans(3).fit(make("blobs", 600).astype(np.float16))
+        SinkhornKMeans(3).fit(torch.from_numpy(1000 * make("blobs", 600) + 1e6))
+        for seed in range(5): SinkhornKMeans(4, random_state=seed).fit(np.random.default_rng(seed).normal(size=(500, 6)))
+        assert set(SinkhornKMeans(4).fit_predict(np.eye(4))) == {0, 1, 2, 3}
+        SinkhornKMeans(4).fit(np.repeat([[0.0, 0.0], [1.0, 2.0]], 40, 0))  # two distinct points
 
 @pytest.mark.parametrize("model, X, text", [
     (SinkhornKMeans(1), np.eye(4), "n_clusters=1; expected 2"),
@@ -140,12 +146,18 @@ def test_warnings():
     (SinkhornKMeans(2, shares=[1.5, -0.5]), np.eye(4), "positive"),
     (SinkhornKMeans(2, shares=[0.2, 0.3, 0.5]), np.eye(4), "expected 2 positive numbers"),
     (SinkhornKMeans(2), np.zeros(4), "Expected 2D array"),
-    (SinkhornKMeans(2, n_init=0), np.eye(4), "n_init=0"),
+    (SinkhornKMeans(2, n_init=0), np.eye(4), "n_init=0; expected a whole number, at least 1"),
+    (SinkhornKMeans(2, max_iter=1.5), np.eye(4), "max_iter=1.5"),
     (SinkhornKMeans(2, epsilon=0), np.eye(4), "epsilon=0"),
     (SinkhornKMeans(2, device="mps"), np.eye(4), "expected 'cpu'"),
+    (SinkhornKMeans(2, device="meta"), np.eye(4), "expected 'cpu'"),
 ])
 def test_bad_input(model, X, text):
     with pytest.raises(ValueError, match=text): model.fit(X)
+
+def test_other_features_than_those_of_the_fit():
+    with pytest.raises(ValueError, match="expecting 2 features"): SinkhornKMeans(2).fit(np.eye(4)[:, :2]).predict(np.zeros((5, 3)))
+    with pytest.raises(NotFittedError): SinkhornKMeans(2).predict(np.eye(3))
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu():

@@ -17,26 +17,20 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from ..training.checkpoints import read_checkpoint, write_checkpoint
 from .encoders import make_encoder, rebuild_encoder
-from ..data.images import ImageSet, plot_images
 from .kmeans import SinkhornKMeans
+from ..data.checks import check_choice, listed
+from ..data.images import ImageSet, plot_images
 from ..data.intensity import Normalization
+from ..training.checkpoints import read_checkpoint, write_checkpoint
 
 # %% auto #0
-__all__ = ['WAYS', 'EDITS_FORMAT', 'CLUSTERER_FORMAT', 'CLUSTERER', 'border_patches', 'grid_patches', 'Assignment', 'vote',
-           'nearest_in_source', 'oracle', 'image_names', 'Edits', 'BackgroundClusterer', 'plot_clusters',
-           'cluster_agreement', 'AssignmentReport', 'assignment_report', 'KChoice', 'choose_k']
+__all__ = ['WAYS', 'CLUSTERER', 'border_patches', 'Assignment', 'vote', 'nearest_in_source', 'Edits', 'image_names',
+           'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer', 'cluster_agreement', 'AssignmentReport',
+           'assignment_report']
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #8b6ef206
-def border_patches(
-    images: torch.Tensor,  # `(n, c, h, w)`
-    size: int,  # side of a patch in pixels
-) -> torch.Tensor:  # `(n, 8, c, size, size)`
-    "Eight square patches at the border: corners, and middles of the sides."
-    return grid_patches(images, size, 3)[:, [0, 1, 2, 3, 5, 6, 7, 8]]
-
-def grid_patches(
+def _grid_patches(
     images: torch.Tensor,  # `(n, c, h, w)`
     size: int,  # side of a patch in pixels
     side: int = 4,  # patches a side of the grid, from edge to edge
@@ -44,17 +38,25 @@ def grid_patches(
     "Square patches on a grid that reaches from edge to edge, row by row."
     h, w = images.shape[2:]
     if size > min(h, w): raise ValueError(f"size={size}; patches can be no larger than the images, {h}×{w}")
-    ys, xs = ([i * (length - size) // (side - 1) for i in range(side)] for length in (h, w))
+    ys = [i * (h - size) // (side - 1) for i in range(side)]
+    xs = [i * (w - size) // (side - 1) for i in range(side)]
     return torch.stack([images[:, :, y:y + size, x:x + size] for y in ys for x in xs], 1)
 
+def border_patches(
+    images: torch.Tensor,  # `(n, c, h, w)`
+    size: int,  # side of a patch in pixels
+) -> torch.Tensor:  # `(n, 8, c, size, size)`
+    "Eight square patches at the border: corners, and middles of the sides."
+    return _grid_patches(images, size, 3)[:, [0, 1, 2, 3, 5, 6, 7, 8]]
+
 # %% ../../nbs/backgrounds/02_cluster.ipynb #37ed32c5
+WAYS = ("patch", "nearest", "mask", "oracle")
+
 @dataclass(frozen=True)
 class Assignment:
     "Clusters of images, and how sure they are."
     clusters: torch.Tensor  # `(n,)` int64; -1: none
     confidence: torch.Tensor  # `(n,)` in [0, 1]
-
-WAYS = ("patch", "nearest", "mask", "oracle")
 
 def vote(
     patches: torch.Tensor,  # `(n, p, d)` embeddings of patches
@@ -70,50 +72,97 @@ def vote(
     if weights is not None: confidence = torch.where(weights.amax(1) > 0, confidence, 0)
     return Assignment(clusters, confidence.float())
 
+# %% ../../nbs/backgrounds/02_cluster.ipynb #8401cfd0
 def nearest_in_source(
     data: ImageSet,  # object and background-only images, with sources
     background_clusters: torch.Tensor,  # `(m,)` int64, of the background-only images
     neighbours: int = 5,  # nearest background-only images that are asked how sure this is
 ) -> Assignment:  # of the object images
-    "Cluster of each object image from background-only images of its source; confidence is the share of the neighbours that agree, 0 where the source has none."
-    if data.source is None: raise ValueError("assign='nearest' needs to know what each image was cut from, and this set has no source; use assign='patch', or open the set with source=")
-    there = data.presence.numpy()
+    "Cluster of each object image from background-only images of its source; confidence is the share that agrees."
+    if data.source is None:
+        why = "needs to know what each image was cut from, and this set has no source"
+        raise ValueError(f"assign='nearest' {why}; use assign='patch', or open the set with source=")
+    there, source = data.presence.numpy(), data.source
     clusters, confidence = np.full(there.sum(), -1), np.zeros(there.sum(), np.float32)
     centre = None if data.places is None else data.places[:, :2] + data.places[:, 2:4] / 2
-    of, source = np.flatnonzero(~there), data.source
+    of = np.flatnonzero(~there)
     rows = {name: np.flatnonzero(source[of] == name) for name in np.unique(source[there])}
     for j, i in enumerate(np.flatnonzero(there)):
         found = rows[source[i]]
-        if not len(found): continue
-        if centre is not None: found = found[np.argsort(((centre[of[found]] - centre[i]) ** 2).sum(1), kind="stable")[:neighbours]]
+        if not len(found): continue  # no cluster, confidence 0
+        if centre is not None: found = _nearest(found, centre[of[found]], centre[i], neighbours)
         near = background_clusters[torch.from_numpy(found)].numpy()
-        clusters[j] = near[0] if centre is not None else np.bincount(near[near >= 0]).argmax() if (near >= 0).any() else -1
+        clusters[j] = _commonest(near) if centre is None else near[0]
         confidence[j] = (near == clusters[j]).mean()
     return Assignment(torch.from_numpy(clusters), torch.from_numpy(confidence))
 
-def oracle(
+def _nearest(found, places, place, n):
+    "The n of those found that are nearest to a place."
+    distance = ((places - place) ** 2).sum(1)
+    return found[np.argsort(distance, kind="stable")[:n]]
+
+def _commonest(clusters):
+    "The commonest cluster; -1 where all are."
+    known = clusters[clusters >= 0]
+    return np.bincount(known).argmax() if len(known) else -1
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #07b661f6
+def _oracle(
     data: ImageSet,  # with `background_class`
     background_clusters: torch.Tensor,  # `(m,)` int64, of the background-only images
 ) -> Assignment:  # of the object images
     "Cluster of each object image from the true class of its hidden background. For reproducing a table only."
-    if data.background_class is None: raise ValueError("assign='oracle' reads the true class of hidden backgrounds, and this set has none; use assign='patch'")
+    if data.background_class is None:
+        why = "reads the true class of hidden backgrounds, and this set has none"
+        raise ValueError(f"assign='oracle' {why}; use assign='patch'")
     classes = data.background_class
     table = _crosstab(classes[~data.presence], background_clusters, int(classes.max()) + 1)
     return Assignment(table.argmax(1)[classes[data.presence]], torch.ones(int(data.presence.sum())))
 
-def _crosstab(rows, columns, n_rows):
+def _crosstab(
+    rows: torch.Tensor,  # `(n,)` int64
+    columns: torch.Tensor,  # `(n,)` int64; -1: not counted
+    n_rows: int,
+) -> torch.Tensor:  # `(n_rows, highest column + 1)`
+    "How often each pair of numbers is there."
     table = torch.zeros(n_rows, int(columns.max()) + 1)
     good = columns >= 0
     return table.index_put_((rows[good], columns[good]), torch.ones(int(good.sum())), accumulate=True)
 
-# %% ../../nbs/backgrounds/02_cluster.ipynb #720d7240
-def image_names(
-    data: ImageSet,  # of one kind, object or background-only images
-) -> np.ndarray:  # `(n,)` str
-    "What edits call images: by their names, or where they have none, 'object 0', 'background 0' and so on."
-    kind = "object" if len(data) and bool(data.presence[0]) else "background"
-    return data.names if data.names is not None else np.array([f"{kind} {i}" for i in range(len(data))])
+# %% ../../nbs/backgrounds/02_cluster.ipynb #a3ea0c5c
+def _apply_merge(step, clusters, embeddings, names):
+    clusters[torch.isin(clusters, torch.tensor(step["clusters"]))] = step["clusters"][0]
 
+def _apply_split(step, clusters, embeddings, names):
+    members = (clusters == step["cluster"]).nonzero().flatten()
+    centres = torch.tensor(step["centres"], dtype=torch.double)
+    cost = torch.cdist(embeddings[members], centres).pow(2) - torch.tensor(step["potentials"], dtype=torch.double)
+    clusters[members] = torch.tensor(step["parts"])[cost.argmin(1)]
+
+def _apply_drop(step, clusters, embeddings, names): clusters[clusters == step["cluster"]] = -1
+
+def _apply_move(step, clusters, embeddings, names):
+    clusters[torch.from_numpy(np.isin(names, step["images"]))] = step["to"]
+
+def _apply_rename(step, clusters, embeddings, names): pass
+
+_APPLY = {
+    "merge": _apply_merge, "split": _apply_split, "drop": _apply_drop, "move": _apply_move, "rename": _apply_rename,
+}
+
+def _clusters_after(n_clusters, steps):
+    "Numbers of the clusters there are after all steps."
+    there = set(range(n_clusters))
+    for step in steps:
+        if step["edit"] == "merge": there -= set(step["clusters"]) - {step["clusters"][0]}
+        if step["edit"] == "drop": there.discard(step["cluster"])
+        if step["edit"] == "split": there |= set(step["parts"])
+    return sorted(there)
+
+def _check_there(cluster, known):
+    if cluster not in known: raise ValueError(f"there is no cluster {cluster}; there are {listed(known, 20)}")
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #720d7240
 @dataclass(frozen=True)
 class Edits:
     "Changes to clusters, in order. Each method gives new edits and leaves these as they are."
@@ -123,12 +172,7 @@ class Edits:
     @property
     def clusters(self) -> list[int]:
         "Numbers of the clusters there are after all edits."
-        there = set(range(self.n_clusters))
-        for step in self.steps:
-            if step["edit"] == "merge": there -= set(step["clusters"]) - {step["clusters"][0]}
-            if step["edit"] == "drop": there.discard(step["cluster"])
-            if step["edit"] == "split": there |= set(step["parts"])
-        return sorted(there)
+        return _clusters_after(self.n_clusters, self.steps)
 
     @property
     def names(self) -> dict[int, str]:
@@ -141,15 +185,12 @@ class Edits:
         "Only the moves of single images."
         return Edits(self.n_clusters, tuple(step for step in self.steps if step["edit"] == "move"))
 
-    def _with(self, **step):
-        known = self.clusters
-        for k in step.get("clusters", [step["cluster"]] if "cluster" in step else []):
-            if k not in known: raise ValueError(f"there is no cluster {k}; there are {', '.join(map(str, known))}")
-        return Edits(self.n_clusters, (*self.steps, step))
+    def _with(self, **step): return Edits(self.n_clusters, (*self.steps, step))
 
     def merge(self, *clusters: int) -> Edits:
         "All of these become the first of them."
         if len(set(clusters)) < 2: raise ValueError(f"merge got {clusters}; expected at least two clusters")
+        for k in clusters: _check_there(k, self.clusters)
         return self._with(edit="merge", clusters=[int(k) for k in clusters])
 
     def split(self,
@@ -158,22 +199,34 @@ class Edits:
         potentials=None,  # `(parts,)` of the parts; None: the nearest centre
     ) -> Edits:
         "One becomes several; the first part keeps the number."
+        _check_there(cluster, self.clusters)
         centres = np.asarray(centres, np.float64)
-        first = 1 + max([self.n_clusters - 1, *(k for step in self.steps if step["edit"] == "split" for k in step["parts"])])
+        potentials = np.zeros(len(centres)) if potentials is None else np.asarray(potentials, np.float64)
+        made = [part for step in self.steps if step["edit"] == "split" for part in step["parts"]]
+        first = 1 + max([self.n_clusters - 1, *made])
         parts = [int(cluster), *range(first, first + len(centres) - 1)]
-        return self._with(edit="split", cluster=int(cluster), parts=parts, centres=centres.tolist(), potentials=np.zeros(len(centres)).tolist() if potentials is None else np.asarray(potentials, np.float64).tolist())
+        learned = {"centres": centres.tolist(), "potentials": potentials.tolist()}
+        return self._with(edit="split", cluster=int(cluster), parts=parts, **learned)
 
-    def rename(self, cluster: int, name: str) -> Edits: "Call a cluster something."; return self._with(edit="rename", cluster=int(cluster), name=str(name))
+    def rename(self, cluster: int, name: str) -> Edits:
+        "Call a cluster something."
+        _check_there(cluster, self.clusters)
+        return self._with(edit="rename", cluster=int(cluster), name=str(name))
 
-    def drop(self, cluster: int) -> Edits: "Its images get cluster -1 and leave training."; return self._with(edit="drop", cluster=int(cluster))
+    def drop(self, cluster: int) -> Edits:
+        "Its images get cluster -1 and leave training."
+        _check_there(cluster, self.clusters)
+        return self._with(edit="drop", cluster=int(cluster))
 
     def move(self,
         images,  # names of images; in sets without names 'object 5', 'background 7'
         cluster: int,  # where they belong; -1: nowhere
     ) -> Edits:
         "Single images go to a cluster, whatever they look like."
-        if cluster == -1: return Edits(self.n_clusters, (*self.steps, {"edit": "move", "images": [str(i) for i in images], "to": -1}))
-        return self._with(edit="move", images=[str(i) for i in images], to=int(cluster), cluster=int(cluster))
+        images = [str(i) for i in images]
+        if cluster == -1: return self._with(edit="move", images=images, to=-1)
+        _check_there(cluster, self.clusters)
+        return self._with(edit="move", images=images, to=int(cluster), cluster=int(cluster))
 
     def undo(self) -> Edits:
         "Without the last edit."
@@ -186,25 +239,35 @@ class Edits:
         names=None,  # `(n,)` of the images, for moves; None: their numbers
     ) -> torch.Tensor:  # `(n,)` int64
         "Clusters after all edits."
-        clusters, names = clusters.clone(), np.arange(len(clusters)).astype(str) if names is None else np.asarray(names)
+        names = np.arange(len(clusters)).astype(str) if names is None else np.asarray(names)
+        clusters = clusters.clone()
         for step in self.steps: _APPLY[step["edit"]](step, clusters, embeddings.double(), names)
         return clusters
 
-    def to_json(self) -> str: "All edits as text."; return json.dumps({"format": EDITS_FORMAT, "n_clusters": self.n_clusters, "edits": list(self.steps)}, indent=1)
+    def to_json(self) -> str:
+        "All edits as text."
+        return json.dumps({"format": _EDITS_FORMAT, "n_clusters": self.n_clusters, "edits": list(self.steps)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Edits:
         "Edits from text, each checked."
-        try: stored = json.loads(text)
-        except ValueError as error: raise ValueError(f"these edits are not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != EDITS_FORMAT: raise ValueError(f"this holds no edits of format {EDITS_FORMAT!r}")
-        edits = cls(int(stored["n_clusters"]))
-        for i, step in enumerate(stored["edits"]):
-            try: edits = _redo(edits, step)
-            except (KeyError, TypeError, ValueError) as error: raise ValueError(f"edit {i + 1} of {len(stored['edits'])}, {step!r:.200}, cannot be applied: {error}") from None
-        return edits
+        return _edits_from(text)
 
-EDITS_FORMAT = "bgcs.Edits/1"
+# %% ../../nbs/backgrounds/02_cluster.ipynb #287b0964
+_EDITS_FORMAT = "bgcs.Edits/1"
+
+def _edits_from(text):
+    try: stored = json.loads(text)
+    except ValueError as error: raise ValueError(f"these edits are not JSON: {error}") from None
+    if not isinstance(stored, dict) or stored.get("format") != _EDITS_FORMAT:
+        raise ValueError(f"this holds no edits of format {_EDITS_FORMAT!r}")
+    edits, steps = Edits(int(stored["n_clusters"])), stored["edits"]
+    for number, step in enumerate(steps, 1):
+        try: edits = _redo(edits, step)
+        except (KeyError, TypeError, ValueError) as error:
+            place = f"edit {number} of {len(steps)}, {step!r:.200}"
+            raise ValueError(f"{place}, cannot be applied: {error}") from None
+    return edits
 
 def _redo(edits, step):
     kind = step["edit"]
@@ -215,92 +278,111 @@ def _redo(edits, step):
     if kind == "move": return edits.move(step["images"], step["to"])
     raise ValueError(f"{kind!r} is no edit; expected merge, split, rename, drop or move")
 
-def _apply_merge(step, clusters, embeddings, names): clusters[torch.isin(clusters, torch.tensor(step["clusters"]))] = step["clusters"][0]
+# %% ../../nbs/backgrounds/02_cluster.ipynb #2a9408bb
+def _by(shape): return "×".join(map(str, shape))
 
-def _apply_split(step, clusters, embeddings, names):
-    members = (clusters == step["cluster"]).nonzero().flatten()
-    cost = torch.cdist(embeddings[members], torch.tensor(step["centres"], dtype=torch.double)).pow(2) - torch.tensor(step["potentials"], dtype=torch.double)
-    clusters[members] = torch.tensor(step["parts"])[cost.argmin(1)]
+def _check_shape(
+    images: torch.Tensor,  # `(n, c, h, w)`
+    shape: tuple[int, int, int],  # `(c, h, w)` of the images that the clusterer was fitted on
+) -> None:
+    "Refuse images of another size."
+    came, fitted = tuple(images.shape[1:]), tuple(shape)
+    if came == fitted: return
+    sizes = f"images are {_by(came)} (channels × height × width), and the clusterer was fitted on {_by(fitted)}"
+    raise ValueError(f"{sizes}. Open them with resize={fitted[1:]}, or with color= if the channels differ")
 
-def _apply_drop(step, clusters, embeddings, names): clusters[clusters == step["cluster"]] = -1
+def _free_share(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
+    n: int,  # object images
+    size: int,  # side of a patch in pixels
+) -> torch.Tensor:  # `(n, p)` in [0, 1]
+    "How much of each grid patch is free of the object: 1 where nothing is, 0 where a quarter or more is covered."
+    if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != n:
+        expected = f"expected ({n}, 1, h, w), one for each object image"
+        raise ValueError(f"masks have shape {tuple(masks.shape)}; {expected}")
+    covered = [_grid_patches(batch, size).float().mean((2, 3, 4)) for batch in masks.split(1024)]
+    return (1 - 4 * torch.cat(covered)).clamp_min(0)
 
-def _apply_move(step, clusters, embeddings, names): clusters[torch.from_numpy(np.isin(names, step["images"]))] = step["to"]
-
-_APPLY = {"merge": _apply_merge, "split": _apply_split, "drop": _apply_drop, "move": _apply_move, "rename": lambda *_: None}
-
-# %% ../../nbs/backgrounds/02_cluster.ipynb #1a979e71
-class BackgroundClusterer(BaseEstimator):
-    "Finds the kinds of background in background-only images, and tells of any image which kind its background is. Reads images and presence, nothing else."
-    def __init__(self,
-        n_clusters: int | str,  # number of clusters, at least 2, or 'auto', see `choose_k`
-        encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (as it is, if it is fitted), or a torch module, see `make_encoder`
-        assign: str = "patch",  # how object images get their clusters: 'patch', 'nearest', 'mask' or 'oracle'
-        min_confidence: float = 0.0,  # object images less sure than this get cluster -1
-        patch_size: int | None = None,  # side of the patches that are embedded; None: three eighths of the shorter side, at least 8
-        dim: int = 20,  # of the embedding
-        epochs: int = 10,  # passes over the background-only images when training the encoder
-        random_state: int = 0,  # seed
-        accelerator: str = "auto",  # as in Lightning
-        progress: bool = True,  # show a bar
-    ):
-        self.n_clusters, self.encoder, self.assign, self.min_confidence, self.patch_size, self.dim, self.epochs = n_clusters, encoder, assign, min_confidence, patch_size, dim, epochs
-        self.random_state, self.accelerator, self.progress = random_state, accelerator, progress
-
-    def fit(self,
-        data: ImageSet,  # its background-only images are used
-        folder=None,  # for checkpoints of the encoder, from which its unfinished training goes on; None: none
-    ):
-        "Train an encoder on the background-only images and cluster them; learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."
-        self._check_settings()
-        data = data.packed(progress=self.progress)
-        images, self.normalization_, self.shape_, self._names = data.backgrounds.images, data.normalization, data.shape, image_names(data.backgrounds)
-        k = 2 if self.n_clusters == "auto" else self.n_clusters
-        if k > len(images): raise ValueError(f"n_clusters={self.n_clusters}, but there are only {len(images)} background-only images to cluster. Use fewer clusters, or more images.")
-        channels, height, width = data.shape
-        self.patch_size_ = self.patch_size or max(8, min(height, width) * 3 // 8)
-        self.encoder_ = copy.deepcopy(make_encoder(self.encoder, channels, self.patch_size_, self.dim, self.random_state))
-        if not self.encoder_.fitted: self.encoder_.fit(images, epochs=self.epochs, random_state=self.random_state, accelerator=self.accelerator, progress=self.progress, folder=folder)
-        patches = self._embed_patches(images)
-        self.embeddings_ = self._mean(patches)
-        self._cluster()
-        offsets = patches.double() - torch.as_tensor(self.kmeans_.cluster_centers_)[self._learned][:, None]
-        self.patch_variance_ = max(float(offsets.pow(2).sum(2).mean()), 1e-12)
-        return self
-
-    def _check_settings(self):
-        k = self.n_clusters
-        if k != "auto" and (not isinstance(k, (int, np.integer)) or k < 2): raise ValueError(f"n_clusters={k}: with one cluster there is no other background to put an object on, and the conditional divergence is undefined. Use at least 2, or 'auto'.")
-        if self.assign not in WAYS: raise ValueError(f"assign={self.assign!r}; expected one of {', '.join(map(repr, WAYS))}")
-        if not 0 <= self.min_confidence < 1: raise ValueError(f"min_confidence={self.min_confidence}; expected 0 or more, below 1")
-
-    def _cluster(self):
-        if not (self.embeddings_ != self.embeddings_[:1]).any(): raise ValueError(f"all {len(self.embeddings_)} background-only images have the same embedding, so there is one kind of background only, or the encoder learned nothing; look at the images, or try another encoder")
-        self.choice_ = choose_k(self.embeddings_, range(2, min(16, len(self.embeddings_) // 4 + 1)), random_state=self.random_state) if self.n_clusters == "auto" else None
-        k = self.choice_.recommended if self.choice_ else self.n_clusters
-        self.kmeans_ = SinkhornKMeans(k, random_state=self.random_state).fit(self.embeddings_)
-        self._learned = torch.as_tensor(self.kmeans_.labels_)
-        self.edits_ = Edits(k)
-
-    @property
-    def labels_(self) -> torch.Tensor: "`(m,)` int64: clusters of the background-only images it was fitted on, after all edits."; return self.edits_.apply(self._learned, self.embeddings_, self._names)
-
+# %% ../../nbs/backgrounds/02_cluster.ipynb #6639bad2
+class _Embedding:
+    "What a fitted clusterer sees of images."
     def embed(self,
         images: torch.Tensor,  # `(n, c, h, w)`, or `LazyImages`
     ) -> torch.Tensor:  # `(n, dim)`
         "Mean embedding of the border patches."
         return self._mean(self._embed_patches(images))
 
-    def _mean(self, patches): return F.normalize(patches.mean(1), dim=1) if self.encoder_.on_sphere else patches.mean(1)
+    def embed_objects(self,
+        images: torch.Tensor,  # `(n, c, h, w)` that show the object, or `LazyImages`
+        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks, to look at patches free of the object; None: patches at the border
+    ) -> tuple[Assignment, torch.Tensor]:  # before edits; and `(n, dim)`, on which edits act
+        "Clusters of object images by their patches, and embeddings of the patches that look like their cluster."
+        if masks is None: patches, weights = self._embed_patches(images), None
+        else:
+            weights = _free_share(masks, len(images), self.patch_size_)
+            patches = self._embed_patches(images, _grid_patches)
+        centres = torch.as_tensor(self.kmeans_.cluster_centers_)
+        learned = vote(patches, centres, self.patch_variance_, weights)
+        distance = (patches.double() - centres[learned.clusters][:, None]).pow(2).sum(2)
+        likeness = torch.softmax(-distance / (2 * self.patch_variance_), 1)
+        return learned, (patches * likeness[:, :, None]).sum(1)
 
-    def _embed_patches(self, images, cut=border_patches):
+    def check_set(self, data: ImageSet) -> None:
+        "Refuse images whose intensities mean something else than those it was fitted on."
         self._check_fitted()
-        if tuple(images.shape[1:]) != tuple(self.shape_): raise ValueError(f"images are {'×'.join(map(str, images.shape[1:]))} (channels × height × width), and the clusterer was fitted on {'×'.join(map(str, self.shape_))}. Open them with resize={tuple(self.shape_[1:])}, or with color= if the channels differ")
-        return torch.cat([self._embed_some(cut(batch, self.patch_size_)) for batch in images.split(1024)])
-
-    def _embed_some(self, patches): return self.encoder_.embed(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+        if data.normalization == self.normalization_: return
+        came, fitted = data.normalization, self.normalization_
+        remedy = "open them with normalization=clusterer.normalization_"
+        raise ValueError(f"these images are normalised by {came}, and the clusterer was fitted on {fitted}; {remedy}")
 
     def _check_fitted(self):
-        if not hasattr(self, "encoder_"): raise NotFittedError("This BackgroundClusterer has not been fitted; call fit first.")
+        if not hasattr(self, "encoder_"):
+            raise NotFittedError("This BackgroundClusterer has not been fitted; call fit first.")
+
+    def _embed_patches(self, images, cut=border_patches):
+        "Embeddings `(n, p, dim)` of the patches of each image."
+        self._check_fitted()
+        _check_shape(images, self.shape_)
+        return torch.cat([self._embed_some(cut(batch, self.patch_size_)) for batch in images.split(1024)])
+
+    def _embed_some(self, patches):
+        return self.encoder_.embed(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+
+    def _mean(self, patches):
+        mean = patches.mean(1)
+        return F.normalize(mean, dim=1) if self.encoder_.on_sphere else mean
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #f45baad0
+def image_names(
+    data: ImageSet,  # of one kind, object or background-only images
+) -> np.ndarray:  # `(n,)` str
+    "What edits call images: by their names, or where they have none, 'object 0', 'background 0' and so on."
+    if data.names is not None: return data.names
+    kind = "object" if len(data) and bool(data.presence[0]) else "background"
+    return np.array([f"{kind} {i}" for i in range(len(data))])
+
+class _Assigning(_Embedding):
+    "Which cluster an image belongs to."
+    def predict(self,
+        data: ImageSet,  # object and background-only images
+        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks of the object images, for assign='mask'
+    ) -> torch.Tensor:  # `(n,)` int64, in the order of the images; -1: none
+        "Cluster of every image: of object images by `assign_objects`, of background-only images by balanced k-means."
+        self.check_set(data)
+        data = data.packed(progress=self.progress)
+        clusters, there = torch.empty(len(data), dtype=torch.long), data.presence
+        if (~there).any():
+            backgrounds = data.backgrounds
+            clusters[~there] = self.predict_embedded(self.embed(backgrounds.images), image_names(backgrounds))
+        if there.any(): clusters[there] = self._assign(data, self.assign, masks, clusters[~there]).clusters
+        return clusters
+
+    def predict_embedded(self,
+        embeddings: torch.Tensor,  # `(n, dim)` of background-only images, as `embed` gives them
+        names: np.ndarray | None = None,  # `(n,)` of the images, for edits that move single ones, see `image_names`
+    ) -> torch.Tensor:  # `(n,)` int64; -1: none
+        "Clusters of background-only images that are embedded already, by balanced k-means and edits."
+        return self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, names)
 
     def assign_objects(self,
         data: ImageSet,  # object images; for 'nearest' and 'oracle' background-only images too
@@ -313,54 +395,26 @@ class BackgroundClusterer(BaseEstimator):
     def _assign(self, data, way, masks=None, background_clusters=None):
         "Clusters of object images; those of the background-only images need not be found again where they are known."
         self.check_set(data)
-        if way not in WAYS: raise ValueError(f"assign={way!r}; expected one of {', '.join(map(repr, WAYS))}")
+        check_choice("assign", way, WAYS)
         data = data.packed(progress=self.progress)
         objects = data.objects
-        if way in ("nearest", "oracle"):
+        if way in ("nearest", "oracle"):  # the clusters of backgrounds have been edited already
             if background_clusters is None: background_clusters = self.predict(data.backgrounds)
-            learned, edits, at = (nearest_in_source if way == "nearest" else oracle)(data, background_clusters), self.edits_.moves, torch.zeros(len(objects), 1)
-        else: (learned, at), edits = self.embed_objects(objects.images, masks if way == "mask" else None), self.edits_
+            find = nearest_in_source if way == "nearest" else _oracle
+            learned, at, edits = find(data, background_clusters), torch.zeros(len(objects), 1), self.edits_.moves
+        else:
+            learned, at = self.embed_objects(objects.images, masks if way == "mask" else None)
+            edits = self.edits_
         clusters = edits.apply(learned.clusters, at, image_names(objects))
         return Assignment(torch.where(learned.confidence >= self.min_confidence, clusters, -1), learned.confidence)
 
-    def embed_objects(self,
-        images: torch.Tensor,  # `(n, c, h, w)` that show the object, or `LazyImages`
-        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks, to look at patches free of the object; None: patches at the border
-    ) -> tuple[Assignment, torch.Tensor]:  # before edits; and `(n, dim)`, on which edits act
-        "Clusters of object images by their patches, and embeddings of their backgrounds: of the patches that look like their cluster."
-        cut, weights = (border_patches, None) if masks is None else (grid_patches, _free_share(masks, len(images), self.patch_size_))
-        patches, centres = self._embed_patches(images, cut), torch.as_tensor(self.kmeans_.cluster_centers_)
-        learned = vote(patches, centres, self.patch_variance_, weights)
-        distance = (patches.double() - centres[learned.clusters][:, None]).pow(2).sum(2)
-        return learned, (patches * torch.softmax(-distance / (2 * self.patch_variance_), 1)[:, :, None]).sum(1)
-
-    def check_set(self,
-        data: ImageSet,
-    ) -> None:
-        "Refuse images whose intensities mean something else than those it was fitted on."
-        self._check_fitted()
-        if data.normalization != self.normalization_: raise ValueError(f"these images are normalised by {data.normalization}, and the clusterer was fitted on {self.normalization_}; open them with normalization=clusterer.normalization_")
-
-    def predict(self,
-        data: ImageSet,  # object and background-only images
-        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks of the object images, for assign='mask'
-    ) -> torch.Tensor:  # `(n,)` int64, in the order of the images; -1: none
-        "Cluster of every image: of object images by `assign_objects`, of background-only images by balanced k-means."
-        self.check_set(data)
-        data = data.packed(progress=self.progress)
-        clusters = torch.empty(len(data), dtype=torch.long)
-        if (~data.presence).any():
-            backgrounds = data.backgrounds
-            clusters[~data.presence] = self.predict_embedded(self.embed(backgrounds.images), image_names(backgrounds))
-        if data.presence.any(): clusters[data.presence] = self._assign(data, self.assign, masks, clusters[~data.presence]).clusters
-        return clusters
-
-    def predict_embedded(self,
-        embeddings: torch.Tensor,  # `(n, dim)` of background-only images, as `embed` gives them
-        names: np.ndarray | None = None,  # `(n,)` of the images, for edits that move single ones, see `image_names`
-    ) -> torch.Tensor:  # `(n,)` int64; -1: none
-        "Clusters of background-only images that are embedded already, by balanced k-means and edits."
-        return self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, names)
+# %% ../../nbs/backgrounds/02_cluster.ipynb #b77cac66
+class _Editing:
+    "Clusters mended by hand."
+    @property
+    def labels_(self) -> torch.Tensor:
+        "`(m,)` int64: clusters of the background-only images it was fitted on, after all edits."
+        return self.edits_.apply(self._learned, self.embeddings_, self._names)
 
     def split_cluster(self,
         cluster: int,
@@ -368,21 +422,63 @@ class BackgroundClusterer(BaseEstimator):
     ):
         "Split a cluster into parts of equal size, by balanced k-means of its members; an edit."
         members = self.embeddings_[self.labels_ == cluster]
-        if cluster not in self.edits_.clusters: raise ValueError(f"there is no cluster {cluster}; there are {', '.join(map(str, self.edits_.clusters))}")
-        if len(members) < 2 * n: raise ValueError(f"cluster {cluster} has {len(members)} background-only images, too few to make {n} clusters of it")
+        _check_there(cluster, self.edits_.clusters)
+        if len(members) < 2 * n:
+            few = f"cluster {cluster} has {len(members)} background-only images"
+            raise ValueError(f"{few}, too few to make {n} clusters of it")
         parts = SinkhornKMeans(n, random_state=self.random_state).fit(members)
         self.edits_ = self.edits_.split(cluster, parts.cluster_centers_, parts.potentials_)
         return self
 
+# %% ../../nbs/backgrounds/02_cluster.ipynb #eaa11466
+_CLUSTERER_FORMAT = "bgcs.BackgroundClusterer/2"
+CLUSTERER = "clusterer.safetensors"
+
+def _to_store(clusterer) -> dict:
+    "All of a fitted clusterer, as it goes to its file."
+    params = clusterer.get_params(deep=False)
+    encoder, kmeans = params.pop("encoder"), clusterer.kmeans_
+    tensors = {
+        "cluster_centers": torch.as_tensor(kmeans.cluster_centers_), "potentials": torch.as_tensor(kmeans.potentials_),
+        "embeddings": torch.as_tensor(clusterer.embeddings_), "learned": torch.as_tensor(clusterer._learned),
+    }
+    return {
+        "clusterer": _CLUSTERER_FORMAT, "params": params, "encoder": encoder if isinstance(encoder, str) else None,
+        "encoder_settings": clusterer.encoder_.settings, "encoder_weights": dict(clusterer.encoder_.state_dict()),
+        "patch_size": clusterer.patch_size_, "patch_variance": clusterer.patch_variance_,
+        "kmeans": {"epsilon_": float(kmeans.epsilon_), "ties_": bool(kmeans.ties_)},
+        "names": clusterer._names.tolist(), "shape": list(clusterer.shape_),
+        "normalization": clusterer.normalization_.to_dict(), "edits": clusterer.edits_.to_json(), "tensors": tensors,
+    }
+
+def _restore(clusterer, stored, encoder, normalizing) -> None:
+    "Give a new clusterer what a fitted one had learned."
+    tensors = stored["tensors"]
+    clusterer.encoder_, clusterer.shape_ = encoder, tuple(stored["shape"])
+    clusterer.patch_size_, clusterer.patch_variance_ = stored["patch_size"], stored["patch_variance"]
+    clusterer.normalization_ = Normalization.from_dict(stored["normalization"], normalizing)
+    clusterer.edits_, clusterer.choice_ = Edits.from_json(stored["edits"]), None
+    clusterer.embeddings_, clusterer._learned = tensors["embeddings"], tensors["learned"]
+    clusterer._names = np.array(stored["names"])
+    clusterer.kmeans_ = _restored_kmeans(tensors, stored["kmeans"], clusterer.random_state)
+
+def _restored_kmeans(tensors, learned, random_state):
+    centres = tensors["cluster_centers"]
+    kmeans = SinkhornKMeans(len(centres), random_state=random_state)
+    kmeans.cluster_centers_, kmeans.potentials_ = centres.numpy(), tensors["potentials"].numpy()
+    kmeans.labels_, kmeans.n_features_in_ = tensors["learned"].numpy(), centres.shape[1]
+    for name, value in learned.items(): setattr(kmeans, name, value)
+    return kmeans
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #c13577bf
+class _Saving:
+    "A clusterer on disk."
     def save(self,
         folder,  # made if it isn't there
     ) -> Path:  # the folder
-        "Write `clusterer.safetensors`: encoder, centres, settings and edits in one file, which replaces an older one only when it is complete."
+        "Write `clusterer.safetensors`, with all that was learned; it replaces an older one only when it is complete."
         self._check_fitted()
-        tensors = {"cluster_centers": self.kmeans_.cluster_centers_, "potentials": self.kmeans_.potentials_, "embeddings": self.embeddings_, "learned": self._learned}
-        write_checkpoint(Path(folder) / CLUSTERER, {"clusterer": CLUSTERER_FORMAT, "params": {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}, "encoder": self.encoder if isinstance(self.encoder, str) else None,
-            "encoder_settings": self.encoder_.settings, "encoder_weights": dict(self.encoder_.state_dict()), "patch_size": self.patch_size_, "patch_variance": self.patch_variance_, "kmeans": {"epsilon_": float(self.kmeans_.epsilon_), "ties_": bool(self.kmeans_.ties_)},
-            "names": self._names.tolist(), "shape": list(self.shape_), "normalization": self.normalization_.to_dict(), "edits": self.edits_.to_json(), "tensors": {name: torch.as_tensor(value) for name, value in tensors.items()}})
+        write_checkpoint(Path(folder) / CLUSTERER, _to_store(self))
         return Path(folder)
 
     @classmethod
@@ -395,29 +491,18 @@ class BackgroundClusterer(BaseEstimator):
         path = Path(folder) / CLUSTERER
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved clusterer: {CLUSTERER} missing")
         stored = read_checkpoint(path)
-        if stored.get("clusterer") != CLUSTERER_FORMAT: raise ValueError(f"{path} describes no clusterer of format {CLUSTERER_FORMAT!r}, but {stored.get('clusterer')!r}; was it written by another version, or is it something else?")
+        found = stored.get("clusterer")
+        if found != _CLUSTERER_FORMAT:
+            instead = f"but {found!r}; was it written by another version, or is it something else?"
+            raise ValueError(f"{path} describes no clusterer of format {_CLUSTERER_FORMAT!r}, {instead}")
         try:
             encoder = rebuild_encoder(stored["encoder_settings"], stored["encoder_weights"], module, path)
             clusterer = cls(**stored["params"], encoder=stored["encoder"] or encoder)
-            clusterer._restore(stored, encoder, stored["tensors"], normalizing)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error: raise ValueError(f"{path} lacks something, or its parts do not belong together: {type(error).__name__} {error}") from None
+            _restore(clusterer, stored, encoder, normalizing)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            cause = f"{type(error).__name__} {error}"
+            raise ValueError(f"{path} lacks something, or its parts do not belong together: {cause}") from None
         return clusterer
-
-    def _restore(self, stored, encoder, tensors, normalizing):
-        self.encoder_, self.patch_size_, self.patch_variance_, self.shape_ = encoder, stored["patch_size"], stored["patch_variance"], tuple(stored["shape"])
-        self.normalization_, self.edits_, self.choice_ = Normalization.from_dict(stored["normalization"], normalizing), Edits.from_json(stored["edits"]), None
-        self.embeddings_, self._learned, self._names = tensors["embeddings"], tensors["learned"], np.array(stored["names"])
-        self.kmeans_ = SinkhornKMeans(len(tensors["cluster_centers"]), random_state=self.random_state)
-        learned = {"cluster_centers_": tensors["cluster_centers"].numpy(), "potentials_": tensors["potentials"].numpy(), "labels_": self._learned.numpy(), "n_features_in_": tensors["cluster_centers"].shape[1], **stored["kmeans"]}
-        for name, value in learned.items(): setattr(self.kmeans_, name, value)
-
-CLUSTERER_FORMAT = "bgcs.BackgroundClusterer/2"
-CLUSTERER = "clusterer.safetensors"
-
-def _free_share(masks, n, size):
-    "How much of each grid patch is free of the object: 1 where nothing is, 0 where a quarter or more is covered."
-    if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != n: raise ValueError(f"masks have shape {tuple(masks.shape)}; expected ({n}, 1, h, w), one for each object image")
-    return (1 - 4 * torch.cat([grid_patches(batch, size).float().mean((2, 3, 4)) for batch in masks.split(1024)])).clamp_min(0)
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #47b3d3b6
 def plot_clusters(
@@ -428,71 +513,13 @@ def plot_clusters(
     names: dict[int, str] | None = None,  # what clusters are called; None: their numbers
 ):  # a matplotlib figure
     "The first images of each cluster, a row each."
-    present = sorted(k for k in set(clusters.tolist()) if k >= 0)
-    rows = [images[(clusters == k).nonzero().flatten()[:per_cluster]] for k in present]
-    blank = torch.ones_like(images[:1])
-    fill = lambda row: torch.cat([row, blank.expand(per_cluster - len(row), *images.shape[1:])])
-    titles = [f"cluster {(names or {}).get(k, k)}" if i == 0 else "" for k in present for i in range(per_cluster)]
-    return plot_images(torch.cat([fill(row) for row in rows]), titles=titles, columns=per_cluster, size=size)
-
-# %% ../../nbs/backgrounds/02_cluster.ipynb #b3d4686c
-def cluster_agreement(
-    clusters: torch.Tensor,  # `(n,)` clusters found; -1: none, counted as wrong
-    background_class: torch.Tensor,  # `(n,)` true classes of the backgrounds
-    reference: tuple[torch.Tensor, torch.Tensor] | None = None,  # clusters and true classes that name each cluster; None: those given
-) -> dict[str, float]:  # 'nmi' (normalised by the larger entropy) and 'accuracy' (each cluster stands for its commonest class)
-    "How well clusters match known backgrounds; evaluation only."
-    from sklearn.metrics import normalized_mutual_info_score
-    named, classes = reference if reference is not None else (clusters, background_class)
-    table = _crosstab(classes, named, int(max(background_class.max(), classes.max())) + 1).T
-    table = F.pad(table, (0, 0, 0, max(0, int(clusters.max()) + 1 - len(table))))
-    right = (table.argmax(1)[clusters.clamp_min(0)] == background_class) & (clusters >= 0)
-    return {"nmi": float(normalized_mutual_info_score(background_class, clusters, average_method="max")), "accuracy": float(right.double().mean())}
-
-# %% ../../nbs/backgrounds/02_cluster.ipynb #1fa5847a
-@dataclass(frozen=True)
-class AssignmentReport:
-    "How the ways of assigning object images agree, with each other and with the truth where it is known."
-    assignments: dict  # by way: an `Assignment`
-    agreement: dict = field(repr=False)  # by pair of ways: share of images that both put into one cluster
-    accuracy: dict  # by way: share in the cluster of their true background; empty where that is unknown
-
-    def __str__(self):
-        yes = lambda way: f", {self.accuracy[way]:.1%} in the cluster of their true background" if way in self.accuracy else ""
-        lines = [f"{way:8} mean confidence {a.confidence.mean():.2f}, {(a.clusters < 0).float().mean():.1%} without cluster{yes(way)}" for way, a in self.assignments.items()]
-        return "\n".join(lines + [f"{a} and {b} agree on {share:.1%}" for (a, b), share in self.agreement.items()])
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        print(self)
-        display(self.plot())
-
-    def plot(self):  # a matplotlib figure
-        "Confidence of each way, and where ways disagree, the images that they are about."
-        import matplotlib.pyplot as plt
-        fig, ax = plt.subplots(figsize=(4, 2))
-        for way, a in self.assignments.items(): ax.hist(a.confidence.numpy(), np.linspace(0, 1, 21), histtype="step", label=way)
-        ax.set(xlabel="confidence", ylabel="object images")
-        ax.legend(fontsize=8)
-        fig.tight_layout(pad=0.3)
-        plt.close(fig)
-        return fig
-
-def assignment_report(
-    clusterer: BackgroundClusterer,  # fitted
-    data: ImageSet,  # object and background-only images
-    masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: masks of the object images, to compare 'mask' too
-) -> AssignmentReport:
-    "Assign the object images in every way that this set allows, and compare."
-    ways = ["patch"] + ["nearest"] * (data.source is not None) + ["mask"] * (masks is not None) + ["oracle"] * (data.background_class is not None)
-    known = clusterer.predict(data.backgrounds) if {"nearest", "oracle"} & set(ways) else None
-    found = {way: clusterer._assign(data, way, masks if way == "mask" else None, known) for way in ways}
-    pairs = [(a, b) for i, a in enumerate(ways) for b in ways[i + 1:]]
-    agreement = {pair: float((found[pair[0]].clusters == found[pair[1]].clusters).double().mean()) for pair in pairs}
-    if data.background_class is None: return AssignmentReport(found, agreement, {})
-    b, o = ~data.presence, data.presence
-    reference = (known, data.background_class[b])
-    return AssignmentReport(found, agreement, {way: cluster_agreement(a.clusters, data.background_class[o], reference)["accuracy"] for way, a in found.items()})
+    names, blank = names or {}, torch.ones_like(images[:1])
+    rows, titles = [], []
+    for k in sorted(set(clusters.tolist()) - {-1}):
+        row = images[(clusters == k).nonzero().flatten()[:per_cluster]]
+        rows += [row, blank.expand(per_cluster - len(row), *images.shape[1:])]
+        titles += [f"cluster {names.get(k, k)}"] + [""] * (per_cluster - 1)
+    return plot_images(torch.cat(rows), titles=titles, columns=per_cluster, size=size)
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #201c2d0a
 @dataclass(frozen=True)
@@ -505,17 +532,22 @@ class KChoice:
     nmi: np.ndarray | None = field(repr=False)  # in [0, 1], where the truth was given
 
     @property
-    def score(self) -> np.ndarray: "What is highest at the recommended number."; return self.silhouette.clip(0) * self.stability.clip(0) * np.sqrt(self.balance)
+    def score(self) -> np.ndarray:
+        "What is highest at the recommended number."
+        return self.silhouette.clip(0) * self.stability.clip(0) * np.sqrt(self.balance)
 
     @property
-    def recommended(self) -> int: "The number of clusters to try first."; return self.ks[int(self.score.argmax())]
+    def recommended(self) -> int:
+        "The number of clusters to try first."
+        return self.ks[int(self.score.argmax())]
 
     def plot(self):  # a matplotlib figure
         "The curves, with the recommended number marked."
         import matplotlib.pyplot as plt
         fig, ax = plt.subplots(figsize=(5, 2.2))
-        for name in ("silhouette", "stability", "balance", "nmi"):
-            if getattr(self, name) is not None: ax.plot(self.ks, getattr(self, name), marker="o", ms=3, ls=":" if name == "nmi" else "-", label=name if name != "nmi" else "NMI with the truth")
+        for name in ("silhouette", "stability", "balance"):
+            ax.plot(self.ks, getattr(self, name), marker="o", ms=3, label=name)
+        if self.nmi is not None: ax.plot(self.ks, self.nmi, marker="o", ms=3, ls=":", label="NMI with the truth")
         ax.axvline(self.recommended, color="grey", lw=0.8)
         ax.set(xlabel=f"number of clusters; recommended: {self.recommended}", xticks=self.ks, ylim=(-0.05, 1.05))
         ax.legend(fontsize=7)
@@ -527,6 +559,7 @@ class KChoice:
         from IPython.display import display
         display(self.plot())
 
+# %% ../../nbs/backgrounds/02_cluster.ipynb #9cca7a48
 def choose_k(
     embeddings: torch.Tensor,  # `(n, d)` of background-only images, such as `clusterer.embeddings_`
     ks=range(2, 16),  # numbers of clusters to try
@@ -536,27 +569,195 @@ def choose_k(
     random_state: int = 0,  # seed
 ) -> KChoice:
     "Try several numbers of clusters."
-    from sklearn.metrics import normalized_mutual_info_score, silhouette_score
-    rng = np.random.default_rng(random_state)
-    chosen = np.arange(len(embeddings)) if len(embeddings) <= most else np.sort(rng.choice(len(embeddings), most, replace=False))
+    chosen = np.arange(len(embeddings))
+    if len(chosen) > most:
+        drawn = np.random.default_rng(random_state).choice(len(chosen), most, replace=False)
+        chosen = np.sort(drawn)
     X = torch.as_tensor(embeddings)[chosen]
-    ks = [int(k) for k in ks if 2 <= k <= len(X) // 4]
-    if not ks: raise ValueError(f"none of the numbers of clusters can be tried on {len(X)} images; expected 2 to {len(X) // 4}")
-    rows = {k: _try_k(X, k, resamples, random_state) for k in ks}
-    nmi = None if background_class is None else np.array([normalized_mutual_info_score(background_class[chosen], rows[k][0], average_method="max") for k in ks])
-    return KChoice(ks, np.array([silhouette_score(X, rows[k][0]) if len(set(rows[k][0].tolist())) > 1 else 0.0 for k in ks]), np.array([rows[k][1] for k in ks]), np.array([rows[k][2] for k in ks]), nmi)
+    highest = len(X) // 4
+    ks = [int(k) for k in ks if 2 <= k <= highest]
+    if not ks:
+        raise ValueError(f"none of the numbers of clusters can be tried on {len(X)} images; expected 2 to {highest}")
+    tried = [_try_k(X, k, resamples, random_state) for k in ks]
+    labels, stability, balance = zip(*tried)
+    nmi = None if background_class is None else np.array([_nmi(background_class[chosen], found) for found in labels])
+    silhouettes = np.array([_silhouette(X, found) for found in labels])
+    return KChoice(ks, silhouettes, np.array(stability), np.array(balance), nmi)
 
 def _try_k(X, k, resamples, seed):
     "Labels, stability and balance of k clusters."
     from sklearn.metrics import adjusted_rand_score
-    fitted = lambda points: SinkhornKMeans(k, n_init=2, random_state=seed).fit(points)
+    def fitted(points): return SinkhornKMeans(k, n_init=2, random_state=seed).fit(points)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole, rng = fitted(X), np.random.default_rng([seed, k])
         agreement = []
         for _ in range(resamples):
             order = rng.permutation(len(X))
-            halves = [fitted(X[order[part::2]]) for part in range(2)]
-            agreement.append(adjusted_rand_score(*(half.predict(X) for half in halves)))
+            one, other = fitted(X[order[0::2]]), fitted(X[order[1::2]])
+            agreement.append(adjusted_rand_score(one.predict(X), other.predict(X)))
     sizes = np.bincount(np.asarray(whole.predict(X, balanced=False)), minlength=k)
     return np.asarray(whole.labels_), float(np.mean(agreement)), sizes.min() / sizes.max()
+
+def _silhouette(X, labels):
+    from sklearn.metrics import silhouette_score
+    return silhouette_score(X, labels) if len(set(labels.tolist())) > 1 else 0.0
+
+def _nmi(classes, labels):
+    "Mutual information, normalised by the larger entropy."
+    from sklearn.metrics import normalized_mutual_info_score
+    return normalized_mutual_info_score(classes, labels, average_method="max")
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #1a979e71
+def _check_settings(n_clusters, assign, min_confidence):
+    "Refuse settings of a clusterer that cannot be."
+    whole = isinstance(n_clusters, (int, np.integer))
+    if n_clusters != "auto" and (not whole or n_clusters < 2):
+        why = "with one cluster there is no other background to put an object on"
+        so = "the conditional divergence is undefined"
+        raise ValueError(f"n_clusters={n_clusters}: {why}, and {so}. Use at least 2, or 'auto'.")
+    check_choice("assign", assign, WAYS)
+    if not 0 <= min_confidence < 1: raise ValueError(f"min_confidence={min_confidence}; expected 0 or more, below 1")
+
+class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
+    """Finds the kinds of background in background-only images, and tells of any image which kind its background is.
+    Reads images and presence, nothing else."""
+    def __init__(self,
+        n_clusters: int | str,  # number of clusters, at least 2, or 'auto', see `choose_k`
+        encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (as it is, if it is fitted), or a torch module, see `make_encoder`
+        assign: str = "patch",  # how object images get their clusters: 'patch', 'nearest', 'mask' or 'oracle'
+        min_confidence: float = 0.0,  # object images less sure than this get cluster -1
+        patch_size: int | None = None,  # side of the patches that are embedded; None: three eighths of the shorter side, at least 8
+        dim: int = 20,  # of the embedding
+        epochs: int = 10,  # passes over the background-only images when training the encoder
+        random_state: int = 0,  # seed
+        accelerator: str = "auto",  # as in Lightning
+        progress: bool = True,  # show a bar
+    ):
+        self.n_clusters, self.encoder, self.assign = n_clusters, encoder, assign
+        self.min_confidence, self.patch_size, self.dim = min_confidence, patch_size, dim
+        self.epochs, self.random_state = epochs, random_state
+        self.accelerator, self.progress = accelerator, progress
+
+    def fit(self,
+        data: ImageSet,  # its background-only images are used
+        folder=None,  # for checkpoints of the encoder, from which its unfinished training goes on; None: none
+    ):
+        """Train an encoder on the background-only images and cluster them.
+        Learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."""
+        _check_settings(self.n_clusters, self.assign, self.min_confidence)
+        data = data.packed(progress=self.progress)
+        images, self._names = data.backgrounds.images, image_names(data.backgrounds)
+        self.normalization_, self.shape_ = data.normalization, data.shape
+        if (2 if self.n_clusters == "auto" else self.n_clusters) > len(images):
+            few = f"there are only {len(images)} background-only images to cluster"
+            raise ValueError(f"n_clusters={self.n_clusters}, but {few}. Use fewer clusters, or more images.")
+        channels, height, width = data.shape
+        self.patch_size_ = self.patch_size or max(8, min(height, width) * 3 // 8)
+        made = make_encoder(self.encoder, channels, self.patch_size_, self.dim, self.random_state)
+        self.encoder_ = copy.deepcopy(made)  # what the user passed stays as it is
+        if not self.encoder_.fitted: self._fit_encoder(images, folder)
+        patches = self._embed_patches(images)
+        self.embeddings_ = self._mean(patches)
+        self._cluster()
+        offsets = patches.double() - torch.as_tensor(self.kmeans_.cluster_centers_)[self._learned][:, None]
+        self.patch_variance_ = max(float(offsets.pow(2).sum(2).mean()), 1e-12)
+        return self
+
+    def _fit_encoder(self, images, folder):
+        settings = {"epochs": self.epochs, "random_state": self.random_state, "accelerator": self.accelerator}
+        self.encoder_.fit(images, progress=self.progress, folder=folder, **settings)
+
+    def _cluster(self):
+        n = len(self.embeddings_)
+        if not (self.embeddings_ != self.embeddings_[:1]).any():
+            why = "there is one kind of background only, or the encoder learned nothing"
+            remedy = "look at the images, or try another encoder"
+            raise ValueError(f"all {n} background-only images have the same embedding, so {why}; {remedy}")
+        k, self.choice_ = self.n_clusters, None
+        if k == "auto":
+            self.choice_ = choose_k(self.embeddings_, range(2, min(16, n // 4 + 1)), random_state=self.random_state)
+            k = self.choice_.recommended
+        self.kmeans_ = SinkhornKMeans(k, random_state=self.random_state).fit(self.embeddings_)
+        self._learned = torch.as_tensor(self.kmeans_.labels_)
+        self.edits_ = Edits(k)
+
+    def plot(self,
+        data: ImageSet,  # object and background-only images
+        per_cluster: int = 10,  # pictures a cluster
+        size: float = 0.8,  # inches a picture
+    ):  # a matplotlib figure
+        "Object images by cluster, a row each; of a set that has none, background-only images."
+        shown = data.presence if data.presence.any() else ~data.presence
+        return plot_clusters(data[shown].images, self.predict(data)[shown], per_cluster, size, self.edits_.names)
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #b3d4686c
+def cluster_agreement(
+    clusters: torch.Tensor,  # `(n,)` clusters found; -1: none, counted as wrong
+    background_class: torch.Tensor,  # `(n,)` true classes of the backgrounds
+    reference: tuple[torch.Tensor, torch.Tensor] | None = None,  # clusters and true classes that name each cluster; None: those given
+) -> dict[str, float]:  # 'nmi' (normalised by the larger entropy) and 'accuracy' (each cluster stands for its commonest class)
+    "How well clusters match known backgrounds; evaluation only."
+    named, classes = reference if reference is not None else (clusters, background_class)
+    table = _crosstab(classes, named, int(max(background_class.max(), classes.max())) + 1).T
+    table = F.pad(table, (0, 0, 0, max(0, int(clusters.max()) + 1 - len(table))))
+    right = (table.argmax(1)[clusters.clamp_min(0)] == background_class) & (clusters >= 0)
+    return {"nmi": float(_nmi(background_class, clusters)), "accuracy": float(right.double().mean())}
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #1fa5847a
+@dataclass(frozen=True)
+class AssignmentReport:
+    "How the ways of assigning object images agree, with each other and with the truth where it is known."
+    assignments: dict  # by way: an `Assignment`
+    agreement: dict = field(repr=False)  # by pair of ways: share of images that both put into one cluster
+    accuracy: dict  # by way: share in the cluster of their true background; empty where that is unknown
+
+    def __str__(self):
+        lines = [self._line(way) for way in self.assignments]
+        return "\n".join(lines + [f"{a} and {b} agree on {share:.1%}" for (a, b), share in self.agreement.items()])
+
+    def _line(self, way):
+        found = self.assignments[way]
+        sure, without = float(found.confidence.mean()), float((found.clusters < 0).float().mean())
+        line = f"{way:8} mean confidence {sure:.2f}, {without:.1%} without cluster"
+        if way not in self.accuracy: return line
+        return f"{line}, {self.accuracy[way]:.1%} in the cluster of their true background"
+
+    def _ipython_display_(self):
+        from IPython.display import display
+        print(self)
+        display(self.plot())
+
+    def plot(self):  # a matplotlib figure
+        "How sure each way is of the object images."
+        import matplotlib.pyplot as plt
+        fig, ax = plt.subplots(figsize=(4, 2))
+        bins = np.linspace(0, 1, 21)
+        for way, found in self.assignments.items():
+            ax.hist(found.confidence.numpy(), bins, histtype="step", label=way)
+        ax.set(xlabel="confidence", ylabel="object images")
+        ax.legend(fontsize=8)
+        fig.tight_layout(pad=0.3)
+        plt.close(fig)
+        return fig
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #214be111
+def assignment_report(
+    clusterer: BackgroundClusterer,  # fitted
+    data: ImageSet,  # object and background-only images
+    masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: masks of the object images, to compare 'mask' too
+) -> AssignmentReport:
+    "Assign the object images in every way that this set allows, and compare."
+    truth = data.background_class
+    needs = {"patch": data.images, "nearest": data.source, "mask": masks, "oracle": truth}
+    ways = [way for way in needs if needs[way] is not None]
+    known = clusterer.predict(data.backgrounds) if {"nearest", "oracle"} & set(ways) else None
+    found = {way: clusterer._assign(data, way, masks if way == "mask" else None, known) for way in ways}
+    agreement, accuracy = {}, {}
+    for i, a in enumerate(ways):
+        for b in ways[i + 1:]: agreement[a, b] = float((found[a].clusters == found[b].clusters).double().mean())
+    if truth is None: return AssignmentReport(found, agreement, accuracy)
+    reference = (known, truth[~data.presence])
+    for way in ways:
+        accuracy[way] = cluster_agreement(found[way].clusters, truth[data.presence], reference)["accuracy"]
+    return AssignmentReport(found, agreement, accuracy)

@@ -13,13 +13,14 @@ from functools import partial
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..data.checks import check_whole
+
 # %% auto #0
-__all__ = ['balanced_plan', 'dual_potentials', 'SinkhornKMeans']
+__all__ = ['balanced_plan', 'SinkhornKMeans']
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #7d7909d8
 def balanced_plan(
@@ -38,7 +39,10 @@ class _Tally:
     height: float  # mean of epsilon times log-sum-exp
     sums: torch.Tensor | None = None  # `(k, d)` mean of the features, weighted by the plan
 
-def _plan(logits):  # `(k, n)`, overwritten: with the long axis last, a softmax over few centres is several times faster
+def _plan(
+    logits: torch.Tensor,  # `(k, n)`, overwritten: with the long axis last, a softmax over few centres is several times faster
+) -> tuple[torch.Tensor, torch.Tensor]:  # plan `(k, n)`, and log-sum-exp `(n,)`
+    "Softmax over centres."
     top = logits.amax(0)
     total = logits.sub_(top).exp_().sum(0)
     return logits.div_(total), top + total.log()
@@ -49,12 +53,16 @@ def _tally_cost(cost, potentials, epsilon):
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #e5b92298
 def _newton(tally, shares, epsilon, damping):
+    "A step of the potentials."
     step = epsilon * torch.linalg.solve(torch.diag(tally.mass + damping) - tally.overlap, shares - tally.mass)
     return step - step.mean()  # only differences of potentials matter
 
-def _lack(tally, shares): return float(((tally.mass - shares).abs() / shares).max())
+def _lack(tally, shares):
+    "Largest relative error of a share."
+    return float(((tally.mass - shares).abs() / shares).max())
 
 def _climb(tally, potentials, shares, epsilon, tol, max_iter=50):
+    "Newton steps until no share is off by more than tol: potentials, and their tally."
     now, damping = tally(potentials, epsilon), 1e-6
     for _ in range(max_iter):
         if _lack(now, shares) < tol: break
@@ -69,12 +77,13 @@ def _climb(tally, potentials, shares, epsilon, tol, max_iter=50):
     return potentials, now
 
 def _anneal(tally, potentials, shares, high, low, tol, factor=4):
+    "Climb at one epsilon after another, from high to low."
     steps = max(0, int(np.ceil(np.log(high / low) / np.log(factor))))
     for i in range(steps, -1, -1): potentials, now = _climb(tally, potentials, shares, low * factor ** i, tol)
     return potentials, now
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #a323c393
-def dual_potentials(
+def _dual_potentials(
     cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
     shares: torch.Tensor,  # `(k,)` share of the points that each centre shall get, sum 1
     epsilon: float = 0.02,  # entropy, in units of the mean cost
@@ -85,7 +94,8 @@ def dual_potentials(
     scale = float(cost.mean().clamp_min(torch.finfo(cost.dtype).tiny))
     tally, low = partial(_tally_cost, cost), epsilon * scale
     if start is not None: potentials, now = _climb(tally, start, shares, low, tol)
-    if start is None or _lack(now, shares) >= tol: potentials, now = _anneal(tally, torch.zeros_like(shares), shares, scale, low, tol)
+    if start is None or _lack(now, shares) >= tol:
+        potentials, now = _anneal(tally, torch.zeros_like(shares), shares, scale, low, tol)
     return potentials, balanced_plan(cost, potentials, low), _lack(now, shares) < tol
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #ed5d60b0
@@ -104,14 +114,17 @@ class _Rows:
     def __len__(self): return len(self.X)
 
 def _affine(centres, potentials, epsilon, device):
+    "What logits are of a point: an offset `(k, 1)` and a slope `(k, d)`."
     return ((potentials - centres.pow(2).sum(1)) / epsilon)[:, None].to(device), (2 / epsilon * centres).to(device)
 
 def _tally_rows(rows, centres, potentials, epsilon):
+    "The tally of all rows, read once."
     offset, slope = _affine(centres, potentials, epsilon, rows.device)
-    mass, overlap, sums, height = 0, 0, 0, 0
+    mass = overlap = sums = height = 0
     for x in rows:
         plan, top = _plan(torch.addmm(offset, slope, x))
-        mass, overlap, sums, height = mass + plan.sum(1), overlap + plan @ plan.T, sums + plan @ x.T, height + top.sum()
+        mass, overlap = mass + plan.sum(1), overlap + plan @ plan.T
+        sums, height = sums + plan @ x.T, height + top.sum()
     n = len(rows)
     return _Tally(mass.cpu() / n, overlap.cpu() / n, epsilon * float(height) / n, sums.cpu() / n)
 
@@ -124,7 +137,17 @@ class _Run:
     moves: int
     shift: float  # last move of a centre, the largest
 
-def _settle(rows, centres, potentials, shares, high, epsilon, tol, max_iter):
+def _settle(
+    rows: _Rows,
+    centres: torch.Tensor,  # `(k, d)` to start from
+    potentials: torch.Tensor | None,  # `(k,)` to start from; None: annealed from `high`
+    shares: torch.Tensor,  # `(k,)`
+    high: float,  # epsilon from which potentials are annealed
+    epsilon: float,
+    tol: float,  # settled when no centre moves further
+    max_iter: int,  # most moves
+) -> _Run:
+    "Potentials and centres in turns until the centres have settled."
     for i in range(1, max_iter + 1):
         balance = 5e-3 * 10.0 ** -((i >= 50) + 2 * (i >= 400))  # a loose balance can go in circles
         tally = partial(_tally_rows, rows, centres)
@@ -135,12 +158,14 @@ def _settle(rows, centres, potentials, shares, high, epsilon, tol, max_iter):
         shift = float((moved - centres).norm(dim=1).max())
         run = _Run(centres, potentials, float(shares @ potentials) - now.height, i, shift)
         if shift <= tol: break
-        centres = moved + (0.7 * (moved - centres) if i > 20 else 0)  # without clear clusters, moves are many, small and alike
+        further = 0.7 * (moved - centres) if i > 20 else 0  # without clear clusters, moves are many, small and alike
+        centres = moved + further
         potentials = potentials + _newton(now, shares, epsilon, 1e-6)  # a free step: its tally is at hand
     return run
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #84e2ef53
-def _quota(wanted, n):  # whole numbers near `wanted`, sum n: largest remainders
+def _quota(wanted, n):
+    "Whole numbers near those wanted, of sum n: by largest remainders."
     counts = np.floor(np.clip(wanted, 0, None))
     while counts.sum() > n: counts[np.argmin(np.where(counts > 0, wanted - counts, np.inf))] -= 1
     for _ in range(int(n - counts.sum())): counts[np.argmax(wanted - counts)] += 1
@@ -159,8 +184,10 @@ def _deal(labels, plan, points, owed):
         labels[members], owed[wants] = np.repeat(wants, counts), wanted - counts
 
 def _labels(rows, centres, potentials, epsilon, ties=False):
+    "Cluster of each row."
     offset, slope = _affine(centres, potentials, epsilon, rows.device)
-    labels, owed, start = np.empty(len(rows), np.int64), np.zeros(len(centres)), 0
+    labels = np.empty(len(rows), np.int64)
+    owed, start = np.zeros(len(centres)), 0
     for x in rows:
         logits = torch.addmm(offset, slope, x)
         part = labels[start:start + x.shape[1]]
@@ -171,11 +198,14 @@ def _labels(rows, centres, potentials, epsilon, ties=False):
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #908e6ede
 def _checked(model, X, reset):
-    if torch.is_tensor(X): X = X.detach().cpu().to(torch.float32 if X.dtype == torch.bfloat16 else X.dtype).numpy()
+    "Points as an array of finite floats."
+    if torch.is_tensor(X):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     X = validate_data(model, X, reset=reset, dtype=[np.float64, np.float32, np.float16], ensure_all_finite=False)
     bad = sum(int((~np.isfinite(X[i:i + 65536])).any(1).sum()) for i in range(0, len(X), 65536))
-    if bad: raise ValueError(f"features hold NaN or infinity in {bad} of {len(X)} rows; drop these rows or fill them in")
-    return X
+    if not bad: return X
+    raise ValueError(f"features hold NaN or infinity in {bad} of {len(X)} rows; drop these rows or fill them in")
 
 def _checked_shares(shares, k):
     if shares is None: return torch.full((k,), 1 / k, dtype=torch.double)
@@ -186,9 +216,24 @@ def _checked_shares(shares, k):
 
 def _checked_device(device):
     found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if found.type not in ("cpu", "cuda"): raise ValueError(f"device={device!r}; expected 'cpu', 'cuda' or None, for double precision is needed")
-    if found.type == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device={device!r}, but torch sees no GPU; use 'cpu' or None")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}; expected 'cpu', 'cuda' or None, for double precision is needed")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}, but torch sees no GPU; use 'cpu' or None")
     return found
+
+def _check_settings(model, n):
+    if not 2 <= model.n_clusters <= n:
+        raise ValueError(f"n_clusters={model.n_clusters}; expected 2 to the number of points, n_samples={n}")
+    for name in ("n_init", "max_iter", "sample_size", "chunk_size"): check_whole(name, getattr(model, name), 1)
+    if not 0 < model.epsilon < 2:
+        raise ValueError(f"epsilon={model.epsilon}; expected a number between 0 and 2, such as 0.4")
+
+# %% ../../nbs/backgrounds/01_kmeans.ipynb #e32adbba
+def _sample(X, size, rng):
+    "Random points in double precision; all, where there are no more than that."
+    if len(X) > size: X = X[np.sort(rng.choice(len(X), size, replace=False))]
+    return np.array(X, dtype=np.float64)
 
 def _scales(sample, start, n):
     "Squared distance to the nearest centre, typically, and variance along the widest directions there."
@@ -199,46 +244,59 @@ def _scales(sample, start, n):
     if reach == 0: raise ValueError(f"all {n} points are the same; there is nothing to cluster")
     inner = (distance > 0) & (distance.pow(2) <= 4 * reach)  # outliers have no say
     residual = (x - start[nearest])[inner]
-    spread = residual.T @ residual / max(1, len(residual))
-    return reach, float(spread.pow(2).sum() / spread.trace()) if len(residual) else reach / x.shape[1]
+    if not len(residual): return reach, reach / x.shape[1]
+    spread = residual.T @ residual / len(residual)
+    return reach, float(spread.pow(2).sum() / spread.trace())
 
-# %% ../../nbs/backgrounds/01_kmeans.ipynb #6e896c8a
-@contextmanager
-def _threads(size):  # chunks are small: several threads would mostly wait for each other, for ten times as long on a busy machine
-    before = torch.get_num_threads()
-    if size < 2**20: torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
-
-# %% ../../nbs/backgrounds/01_kmeans.ipynb #9acb7b88
-def _check_settings(model, n):
-    if not 2 <= model.n_clusters <= n: raise ValueError(f"n_clusters={model.n_clusters}; expected 2 to the number of points, n_samples={n}")
-    for name, least in (("n_init", 1), ("max_iter", 1), ("sample_size", 1), ("chunk_size", 1)):
-        if getattr(model, name) < least: raise ValueError(f"{name}={getattr(model, name)}; expected at least {least}")
-    if not 0 < model.epsilon < 2: raise ValueError(f"epsilon={model.epsilon}; expected a number between 0 and 2, such as 0.4")
-
-def _sample(X, size, rng):
-    if len(X) > size: X = X[np.sort(rng.choice(len(X), size, replace=False))]
-    return np.array(X, dtype=np.float64)
-
-def _compete(model, rows, sample, shares, rng):
-    "Settle the restarts loosely on the sample, and the best of them on all points."
-    some = rows if len(sample) == len(rows) else _Rows(sample, 0, model.chunk_size, rows.device)
-    starts = [torch.from_numpy(kmeans_plusplus(sample, model.n_clusters, random_state=rng)[0]) for _ in range(model.n_init)]
-    (reach, scale), power = _scales(sample, starts[0], len(rows)), float((sample ** 2).sum(1).mean())
-    epsilon, tol = model.epsilon * scale, model.tol * reach ** 0.5
-    settle = lambda rows, centres, potentials, tol, moves: _settle(rows, centres, potentials, shares, power + float(centres.pow(2).sum(1).mean()), epsilon, tol, moves)
-    run = min((settle(some, start, None, 10 * tol, model.max_iter) for start in starts), key=lambda run: run.cost)
-    if some is not rows: run = settle(some, run.centres, run.potentials, tol, model.max_iter)
-    return settle(rows, run.centres, run.potentials, tol, model.max_iter), epsilon, tol
-
-def _uneven(labels, shares):  # by more than rounding explains
+def _uneven(labels, shares):
+    "Whether clusters miss their shares by more than rounding explains."
     wanted = shares.numpy() * len(labels)
     found = np.bincount(labels, minlength=len(wanted))
     return bool((np.abs(found - wanted) > np.maximum(1, 0.02 * wanted)).any() or (found == 0).any())
 
 def _inertia(X, labels, centres, size):
-    return float(sum(((X[i:i + size] - centres[labels[i:i + size]]) ** 2).sum() for i in range(0, len(X), size)))
+    "Sum of the squared distances from the centres."
+    total = 0
+    for i in range(0, len(X), size): total = total + ((X[i:i + size] - centres[labels[i:i + size]]) ** 2).sum()
+    return float(total)
+
+# %% ../../nbs/backgrounds/01_kmeans.ipynb #9acb7b88
+@contextmanager
+def _threads(size):
+    "One thread for small chunks: several would mostly wait for each other, for ten times as long on a busy machine."
+    before = torch.get_num_threads()
+    if size < 2**20: torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+def _compete(model, rows, sample, shares, rng):
+    "Settle the restarts loosely on the sample, and the best of them on all points: run, epsilon, tolerance."
+    from sklearn.cluster import kmeans_plusplus
+    starts = []
+    for _ in range(model.n_init):
+        starts.append(torch.from_numpy(kmeans_plusplus(sample, model.n_clusters, random_state=rng)[0]))
+    reach, scale = _scales(sample, starts[0], len(rows))
+    epsilon, tol = model.epsilon * scale, model.tol * reach ** 0.5
+    power = float((sample ** 2).sum(1).mean())
+
+    def settle(rows, centres, potentials, tol):
+        high = power + float(centres.pow(2).sum(1).mean())
+        return _settle(rows, centres, potentials, shares, high, epsilon, tol, model.max_iter)
+
+    some = rows if len(sample) == len(rows) else _Rows(sample, 0, model.chunk_size, rows.device)
+    runs = [settle(some, start, None, 10 * tol) for start in starts]
+    run = min(runs, key=lambda run: run.cost)
+    if some is not rows: run = settle(some, run.centres, run.potentials, tol)
+    return settle(rows, run.centres, run.potentials, tol), epsilon, tol
+
+def _warn_unsettled(model, run, tol, lack):
+    "Say so where centres still move, or shares are off."
+    if run.shift > tol:
+        moved = f"centres still moved by {run.shift:.3g} after max_iter={model.max_iter} moves"
+        warnings.warn(f"{moved}, and tol={model.tol} asks for {tol:.3g}; raise either", ConvergenceWarning)
+    if lack > 0.01:
+        off = f"the share of a cluster is off by {100 * lack:.1f} per cent of it"
+        warnings.warn(f"{off}; raise epsilon={model.epsilon}", ConvergenceWarning)
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #1d7ea8f2
 class SinkhornKMeans(ClusterMixin, BaseEstimator):
@@ -246,7 +304,7 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
     def __init__(self,
         n_clusters: int = 8,  # number of clusters, at least 2
         shares=None,  # `(n_clusters,)` share of each cluster, sum 1; None: all equal
-        epsilon: float = 0.4,  # entropy while centres move, in units of the variance within clusters along their widest directions; below 2, where centres merge
+        epsilon: float = 0.4,  # entropy while centres move, in units of the variance within clusters along their widest directions; below 2
         n_init: int = 5,  # restarts from other k-means++ centres; the best is kept
         max_iter: int = 1000,  # most moves of the centres
         tol: float = 1e-3,  # centres have settled when none moves further, in units of the typical distance to the nearest centre
@@ -255,15 +313,18 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
         chunk_size: int = 16_384,  # points held in double precision at a time
         device: str | None = None,  # 'cpu' or 'cuda'; None: the GPU where there is one
     ):
-        self.n_clusters, self.shares, self.epsilon, self.n_init, self.max_iter = n_clusters, shares, epsilon, n_init, max_iter
-        self.tol, self.random_state, self.sample_size, self.chunk_size, self.device = tol, random_state, sample_size, chunk_size, device
+        self.n_clusters, self.shares, self.epsilon = n_clusters, shares, epsilon
+        self.n_init, self.max_iter, self.tol = n_init, max_iter, tol
+        self.random_state, self.sample_size = random_state, sample_size
+        self.chunk_size, self.device = chunk_size, device
 
     def fit(self,
         X,  # `(n, d)` features: array, memory map or tensor
         y=None,  # ignored; scikit-learn's convention
     ):
         "Find centres; learns `cluster_centers_`, `potentials_`, `labels_`, `inertia_` and `n_iter_`."
-        X, shares, device = _checked(self, X, reset=True), _checked_shares(self.shares, self.n_clusters), _checked_device(self.device)
+        X = _checked(self, X, reset=True)
+        shares, device = _checked_shares(self.shares, self.n_clusters), _checked_device(self.device)
         _check_settings(self, len(X))
         with _threads(min(len(X), self.chunk_size) * self.n_clusters): return self._fit(X, shares, device)
 
@@ -275,18 +336,18 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
         rows = _Rows(X, origin, self.chunk_size, device)
         run, epsilon, tol = _compete(self, rows, sample, shares, rng)
         self.n_iter_, self.epsilon_ = run.moves, epsilon / 128
-        potentials, tally = _anneal(partial(_tally_rows, rows, run.centres), run.potentials, shares, epsilon, self.epsilon_, 1e-3, factor=2)
+        tally_at = partial(_tally_rows, rows, run.centres)
+        potentials, tally = _anneal(tally_at, run.potentials, shares, epsilon, self.epsilon_, 1e-3, factor=2)
         self.cluster_centers_, self.potentials_ = run.centres.numpy() + origin, potentials.numpy()
         self.ties_ = _uneven(self._labels(X, rows.device, ties=False), shares)
         self.labels_ = self._labels(X, rows.device, self.ties_)
         self.inertia_ = _inertia(X, self.labels_, self.cluster_centers_, self.chunk_size)
-        if run.shift > tol: warnings.warn(f"centres still moved by {run.shift:.3g} after max_iter={self.max_iter} moves, and tol={self.tol} asks for {tol:.3g}; raise either", ConvergenceWarning)
-        if (lack := _lack(tally, shares)) > 0.01: warnings.warn(f"the share of a cluster is off by {100 * lack:.1f} per cent of it; raise epsilon={self.epsilon}", ConvergenceWarning)
+        _warn_unsettled(self, run, tol, _lack(tally, shares))
         return self
 
     def predict(self,
         X,  # `(n, d)` features
-        balanced: bool = True,  # heed the potentials; False gives the nearest centre
+        balanced: bool = True,  # by the potentials; False gives the nearest centre
     ) -> np.ndarray:  # `(n,)` int64
         "Cluster of each point; of the points of the fit, `labels_`."
         check_is_fitted(self)
@@ -296,4 +357,6 @@ class SinkhornKMeans(ClusterMixin, BaseEstimator):
     def _labels(self, X, device, ties, balanced=True):
         origin = np.median(self.cluster_centers_, 0)
         rows = _Rows(X, origin, self.chunk_size, device, keep=0)
-        return _labels(rows, torch.from_numpy(self.cluster_centers_ - origin), torch.from_numpy(self.potentials_ * balanced), self.epsilon_, ties)
+        centres = torch.from_numpy(self.cluster_centers_ - origin)
+        potentials = torch.from_numpy(self.potentials_ * balanced)
+        return _labels(rows, centres, potentials, self.epsilon_, ties)

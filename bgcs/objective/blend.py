@@ -10,50 +10,59 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..data.checks import check_choice, check_whole
 from ..data.images import plot_images
 
 # %% auto #0
-__all__ = ['seam_bands', 'feather', 'match_contrast', 'composite', 'harden', 'top_mean', 'Placement', 'random_flips',
-           'move_objects', 'random_blobs', 'mosaic', 'composite_grid', 'plot_composite_grid']
+__all__ = ['composite', 'harden', 'top_mean', 'Placement', 'random_flips', 'random_blobs', 'mosaic', 'composite_grid',
+           'plot_composite_grid']
 
 # %% ../../nbs/objective/00_blend.ipynb #9aab684f
-def seam_bands(
+def _seam_bands(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     width: int = 3,  # pixels, at least 1
 ) -> tuple[torch.Tensor, torch.Tensor]:  # inside and outside of the seam, `(n, 1, h, w)` in [0, 1]
     "The rim that erosion takes from masks, and the rim that dilation adds."
-    if width < 1 or width != int(width): raise ValueError(f"bands of width {width} at the seam; expected whole pixels, at least 1")
-    grown = lambda t: F.max_pool2d(t, 2 * width + 1, 1, width)
+    check_whole("width", width, 1, "pixels")
+    def grown(images): return F.max_pool2d(images, 2 * width + 1, 1, width)
     return masks + grown(-masks), grown(masks) - masks
 
-def feather(
+def _feather(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     width: int,  # pixels: how far from the seam the edge reaches; 0: as it is
 ) -> torch.Tensor:  # `(n, 1, h, w)` in [0, 1]
     "Masks with a soft edge (a Gaussian of a spread of half the width, cut off there), differentiable."
-    if width < 0 or width != int(width): raise ValueError(f"a seam was to be feathered over {width} pixels; expected whole pixels, 0 or more")
-    if not width: return masks
-    weights = torch.exp(-2 * (torch.arange(-width, width + 1, dtype=masks.dtype, device=masks.device) / width).square())
-    def blur(images): return F.conv2d(F.conv2d(images, weights.view(1, 1, -1, 1), padding=(width, 0)), weights.view(1, 1, 1, -1), padding=(0, width))
-    soft = (blur(masks) / blur(torch.ones_like(masks[:1]))).clamp(0, 1)
-    return torch.where(sum(seam_bands(masks.detach(), width)) > 0, soft, masks)
+    if not check_whole("feathered", width, 0, "pixels"): return masks
+    steps = torch.arange(-width, width + 1, dtype=masks.dtype, device=masks.device)
+    weights = torch.exp(-2 * (steps / width).square())
+    soft = (_blur(masks, weights) / _blur(torch.ones_like(masks[:1]), weights)).clamp(0, 1)
+    return torch.where(sum(_seam_bands(masks.detach(), width)) > 0, soft, masks)
+
+def _blur(images, weights):
+    "Images `(n, 1, h, w)` convolved with weights `(k,)` down and across."
+    width = len(weights) // 2
+    down = F.conv2d(images, weights.view(1, 1, -1, 1), padding=(width, 0))
+    return F.conv2d(down, weights.view(1, 1, 1, -1), padding=(0, width))
 
 # %% ../../nbs/objective/00_blend.ipynb #4f66b24a
 def _band_statistics(images, band):
+    "Mean and spread `(n, c, 1, 1)` of each channel in a band."
     total = band.sum((2, 3), keepdim=True).clamp_min(1e-6)
     mean = (band * images).sum((2, 3), keepdim=True) / total
-    return mean, ((band * (images - mean).square()).sum((2, 3), keepdim=True) / total + 1e-6).sqrt()
+    variance = (band * (images - mean).square()).sum((2, 3), keepdim=True) / total
+    return mean, (variance + 1e-6).sqrt()
 
-def match_contrast(
+def _match_contrast(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1], object images
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     backgrounds: torch.Tensor,  # `(n, c, h, w)` in [0, 1], what the objects are put on
     strength: float = 1.0,  # part of the way, 0 to 1
     band: int = 3,  # width of the bands at the seam in pixels
 ) -> torch.Tensor:  # `(n, c, h, w)` in [0, 1]
-    "Object images whose mean and spread inside the seam have moved towards those of the background outside of it; where a mask has no seam, as they are."
+    """Object images whose mean and spread inside the seam have moved towards those of the background outside of it.
+    Where a mask has no seam, they stay as they are."""
     if not 0 <= strength <= 1: raise ValueError(f"contrast was to be matched {strength} of the way; expected 0 to 1")
-    inside, outside = seam_bands(masks, band)
+    inside, outside = _seam_bands(masks, band)
     (mean, spread), (new_mean, new_spread) = _band_statistics(images, inside), _band_statistics(backgrounds, outside)
     matched = (new_mean + (new_spread / spread).clamp(0.5, 2) * (images - mean)).clamp(0, 1)
     seam = (inside.sum((2, 3), keepdim=True) > 0) & (outside.sum((2, 3), keepdim=True) > 0)
@@ -64,15 +73,21 @@ def composite(
     images: torch.Tensor,  # `(n, c, h, w)` object images
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], 1 on the object
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images, one for each object image
-    feathered: int = 0,  # pixels over which the seam is softened, see `feather`
-    matched: float = 0,  # part of the way, 0 to 1, that the object's contrast is matched at the seam, see `match_contrast`
+    feathered: int = 0,  # pixels over which the seam is softened
+    matched: float = 0,  # part of the way, 0 to 1, that the object's contrast is matched at the seam
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Each object before its new background; differentiable in the masks."
-    if images.shape != backgrounds.shape: raise ValueError(f"images have shape {tuple(images.shape)} and backgrounds {tuple(backgrounds.shape)}; expected the same, one background for each image")
-    if masks.shape != (len(images), 1, *images.shape[2:]): raise ValueError(f"masks have shape {tuple(masks.shape)}; expected {(len(images), 1, *images.shape[2:])}")
-    if matched: images = match_contrast(images, masks, backgrounds, matched)
-    if feathered: masks = feather(masks, feathered)
+    if images.shape != backgrounds.shape:
+        shapes = f"images have shape {tuple(images.shape)} and backgrounds {tuple(backgrounds.shape)}"
+        raise ValueError(f"{shapes}; expected the same, one background for each image")
+    _check_masks(masks, images)
+    if matched: images = _match_contrast(images, masks, backgrounds, matched)
+    if feathered: masks = _feather(masks, feathered)
     return backgrounds + masks * (images - backgrounds)
+
+def _check_masks(masks, images):
+    expected = (len(images), 1, *images.shape[2:])
+    if masks.shape != expected: raise ValueError(f"masks have shape {tuple(masks.shape)}; expected {expected}")
 
 # %% ../../nbs/objective/00_blend.ipynb #3a692f27
 def harden(
@@ -93,6 +108,8 @@ def top_mean(
     return masks.flatten(1).topk(max(1, round(share * masks[0].numel())), dim=1).values.mean(1)
 
 # %% ../../nbs/objective/00_blend.ipynb #85897a2c
+_FLIPS = ("none", "horizontal", "vertical", "both")
+
 @dataclass(frozen=True)
 class Placement:
     "How objects may be moved; by default, not at all."
@@ -102,8 +119,8 @@ class Placement:
     turn: bool = False  # by any number of quarter turns
 
     def __post_init__(self):
-        if self.shift < 0 or self.shift != int(self.shift): raise ValueError(f"shift={self.shift}; expected whole pixels, 0 or more")
-        if self.flip not in ("none", "horizontal", "vertical", "both"): raise ValueError(f"flip={self.flip!r}; expected 'none', 'horizontal', 'vertical' or 'both'")
+        check_whole("shift", self.shift, 0, "pixels")
+        check_choice("flip", self.flip, _FLIPS)
         if not 1 <= self.scale < float("inf"): raise ValueError(f"scale={self.scale}; expected a factor of at least 1")
 
     def draw(self,
@@ -112,43 +129,49 @@ class Placement:
     ) -> torch.Tensor:  # `(n, 2, 3)`: from places in the moved image to places in the image, x before y, pixels from the centre
         "Random maps, one an object."
         device = None if generator is None else generator.device
-        uniform = lambda *shape: torch.rand(*shape, generator=generator, device=device)
-        sign = lambda allowed: 1 - 2 * (uniform(n) < 0.5).float() * allowed
+        def uniform(*shape): return torch.rand(*shape, generator=generator, device=device)
+        def sign(allowed): return 1 - 2 * (uniform(n) < 0.5).float() * allowed
         across, down = sign(self.flip in ("horizontal", "both")), sign(self.flip in ("vertical", "both"))
         size = self.scale ** (1 - 2 * uniform(n))
         quarter = (4 * uniform(n)).long() * self.turn
         shift = (uniform(n, 2, 1) * (2 * self.shift + 1)).floor() - self.shift
-        cos, sin = torch.tensor([1.0, 0, -1, 0], device=device)[quarter], torch.tensor([0.0, 1, 0, -1], device=device)[quarter]
-        linear = torch.stack([torch.stack([across * cos, across * sin], 1), torch.stack([-down * sin, down * cos], 1)], 1) / size[:, None, None]
+        cos = torch.tensor([1.0, 0, -1, 0], device=device)[quarter]
+        sin = torch.tensor([0.0, 1, 0, -1], device=device)[quarter]
+        rows = [torch.stack([across * cos, across * sin], 1), torch.stack([-down * sin, down * cos], 1)]
+        linear = torch.stack(rows, 1) / size[:, None, None]
         return torch.cat([linear, -linear @ shift], 2)
 
+# %% ../../nbs/objective/00_blend.ipynb #8ff035df
 def random_flips(
     images: torch.Tensor,  # `(n, c, h, w)`
     flip: str = "both",  # 'none', 'horizontal', 'vertical' or 'both', as in `Placement`
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, h, w)`
-    "Each image flipped or not, at random: exact, and quicker than `move_objects`."
-    Placement(flip=flip)
+    "Each image flipped or not, at random."
+    check_choice("flip", flip, _FLIPS)
     device = images.device if generator is None else generator.device
     for axis, name in ((-1, "horizontal"), (-2, "vertical")):
-        if flip in (name, "both"): images = torch.where((torch.rand(len(images), 1, 1, 1, generator=generator, device=device) < 0.5).to(images.device), images.flip(axis), images)
+        if flip not in (name, "both"): continue
+        chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=device) < 0.5
+        images = torch.where(chosen.to(images.device), images.flip(axis), images)
     return images
 
-def move_objects(
+def _move_objects(
     images: torch.Tensor,  # `(n, c, h, w)` object images
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     placement: Placement = Placement(),  # what is allowed
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> tuple[torch.Tensor, torch.Tensor]:  # images and masks, of the same shapes
     "Each image and its mask moved alike, bilinearly; what isn't moved stays as it is, to the bit."
+    _check_masks(masks, images)
     h, w = images.shape[2:]
-    if masks.shape != (len(images), 1, h, w): raise ValueError(f"masks have shape {tuple(masks.shape)}; expected {(len(images), 1, h, w)}")
     maps = placement.draw(len(images), generator).to(images)
     moved = (maps != torch.eye(2, 3).to(maps)).any(2).any(1)
     sides = torch.tensor([w, h], device=maps.device) / 2  # affine_grid counts in half sides
     maps = torch.cat([maps[..., :2] * sides, maps[..., 2:]], 2) / sides[:, None]
     both = torch.cat([images, masks], 1)
-    there = F.grid_sample(both, F.affine_grid(maps, both.shape, align_corners=False), align_corners=False)
+    grid = F.affine_grid(maps, both.shape, align_corners=False)
+    there = F.grid_sample(both, grid, align_corners=False)
     there = torch.where(moved[:, None, None, None], there, both)
     return there[:, :-1], there[:, -1:].clamp(0, 1)
 
@@ -164,8 +187,9 @@ def random_blobs(
     "Smooth random blobs."
     if not 0 <= share <= 1: raise ValueError(f"share={share}; expected 0 to 1")
     if grain < 1: raise ValueError(f"grain={grain}; expected at least 1")
-    drawn = torch.randn(n, 1, grain, grain, generator=generator, device=device if generator is None else generator.device).to(device)
-    noise = F.interpolate(drawn, tuple(size), mode="bicubic").flatten(1)
+    where = device if generator is None else generator.device
+    coarse = torch.randn(n, 1, grain, grain, generator=generator, device=where).to(device)
+    noise = F.interpolate(coarse, tuple(size), mode="bicubic").flatten(1)
     rank = int((1 - share) * (noise.shape[1] - 1))
     return (noise > noise.sort(1).values[:, rank, None]).float().view(n, 1, *size)
 
@@ -179,16 +203,17 @@ def mosaic(
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> tuple[torch.Tensor, torch.Tensor]:  # the mosaics `(n, c, h, w)`, and `(n, 1, h, w)`, 1 where the piece came from `a`
     "Images put together of pieces of many, whose seams say nothing of their kind."
-    if a.shape != b.shape: raise ValueError(f"the two kinds have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same")
+    if a.shape != b.shape:
+        raise ValueError(f"the two kinds have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same")
     if layers < 0: raise ValueError(f"layers={layers}; expected 0 or more")
     low, high = grain
     if not 1 <= low <= high: raise ValueError(f"grain={grain}; expected the least and the largest, at least 1")
     device = a.device if generator is None else generator.device
     drawn = int(torch.randint(low, high + 1, (), generator=generator, device=device))
-    blobs = lambda: random_blobs(len(a), a.shape[2:], share, drawn, generator, a.device)
+    def blobs(): return random_blobs(len(a), a.shape[2:], share, drawn, generator, a.device)
     for _ in range(layers):
         q = torch.randperm(len(a), generator=generator, device=device).to(a.device)
-        a, b = (composite(images, blobs(), images[q]) for images in (a, b))
+        a, b = composite(a, blobs(), a[q]), composite(b, blobs(), b[q])
     keep = blobs()
     return composite(a, keep, b), keep
 
@@ -200,8 +225,8 @@ def composite_grid(
 ) -> torch.Tensor:  # `(n, m, c, h, w)`
     "All n × m composites."
     n, m = len(images), len(backgrounds)
-    repeat = lambda t: t.repeat_interleave(m, 0)
-    return composite(repeat(images), repeat(masks), backgrounds.repeat(n, 1, 1, 1)).unflatten(0, (n, m))
+    images, masks = images.repeat_interleave(m, 0), masks.repeat_interleave(m, 0)
+    return composite(images, masks, backgrounds.repeat(n, 1, 1, 1)).unflatten(0, (n, m))
 
 def plot_composite_grid(
     images: torch.Tensor,  # `(n, c, h, w)` object images
@@ -212,5 +237,6 @@ def plot_composite_grid(
     "The grid of composites, with backgrounds above and objects to the left."
     grid = composite_grid(images, masks, backgrounds)
     corner = torch.ones_like(images[:1])
-    rows = [corner, backgrounds] + [t for image, row in zip(images, grid) for t in (image[None], row)]
+    rows = [corner, backgrounds]
+    for image, row in zip(images, grid): rows += [image[None], row]
     return plot_images(torch.cat(rows), columns=len(backgrounds) + 1, size=size)

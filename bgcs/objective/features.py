@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .sliced import _above_zero, _at_least, _centred, _mass, _sample, _wide
+from ..data.checks import check_whole
+from .sliced import _above_zero, _centred, _mass, _sample, _wide
 
 # %% auto #0
-__all__ = ['random_patches', 'whitening', 'local_contrast', 'Pixels', 'Features', 'Patches']
+__all__ = ['Pixels', 'Features', 'Patches']
 
 # %% ../../nbs/objective/03_features.ipynb #561b2116
-def random_patches(
+def _random_patches(
     images: torch.Tensor,  # `(n, c, h, w)`
     size: int,  # side of a patch in pixels
     n_places: int,  # patches cut from each image
@@ -23,13 +24,14 @@ def random_patches(
     "Flat square patches at random places, the same in every image, differentiable in the images."
     n, c, h, w = images.shape
     if size > min(h, w): raise ValueError(f"size={size}; patches can be no larger than the images, {h}×{w}")
-    draw = lambda high: torch.randint(high, (n_places,), generator=generator, device=generator.device if generator is not None else None)
-    ys, xs = draw(h - size + 1).tolist(), draw(w - size + 1).tolist()
+    device = None if generator is None else generator.device
+    ys = torch.randint(h - size + 1, (n_places,), generator=generator, device=device).tolist()
+    xs = torch.randint(w - size + 1, (n_places,), generator=generator, device=device).tolist()
     return torch.cat([images[:, :, y:y + size, x:x + size].flatten(1) for y, x in zip(ys, xs)])
 
 # %% ../../nbs/objective/03_features.ipynb #1538c88a
 @torch.no_grad()
-def whitening(
+def _whitening(
     points: torch.Tensor,  # `(n, d)` the sample to make white
     shrinkage: float = 0.01,  # share, above 0 to 1, of the mean variance in the covariance
     weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
@@ -40,10 +42,11 @@ def whitening(
         points, weights = _sample("points", points, weights)
         mean, centred = _centred(_wide(points), _mass(_wide(points), weights))
         values, vectors = torch.linalg.eigh(centred.T @ centred)
-        values = (1 - shrinkage) * values.clamp_min(0) + shrinkage * values.mean().clamp_min(torch.finfo(points.dtype).tiny)
+        level = values.mean().clamp_min(torch.finfo(points.dtype).tiny)
+        values = (1 - shrinkage) * values.clamp_min(0) + shrinkage * level
         return mean.to(points.dtype), ((vectors * values.rsqrt()) @ vectors.T).to(points.dtype)
 
-def local_contrast(
+def _local_contrast(
     patches: torch.Tensor,  # `(n, d)`
     floor: float = 0.05,  # added to the spread in quadrature, in the units of the images, so that flat patches stay flat
 ) -> torch.Tensor:  # `(n, d)`
@@ -62,21 +65,27 @@ class Pixels:
         y_weights: torch.Tensor | None = None,  # `(m,)`
         generator: torch.Generator | None = None,  # not used
     ) -> list[tuple]:  # of points `(n, d)` and `(m, d)`, and weights of both
+        "One pair of samples."
         return [(x.flatten(1), y.flatten(1), x_weights, y_weights)]
 
 class Features:
-    "What a module makes of images. Gradients go through it to the images; its parameters, buffers and mode stay as they are."
+    """What a module makes of images. Gradients go through it to the images.
+    Its parameters, buffers and mode stay as they are."""
     def __init__(self,
         module: nn.Module,  # from images to `(n, ...)`; used as in evaluation
     ): self.module = module
 
     def __call__(self, x, y, x_weights=None, y_weights=None, generator=None):
+        "One pair of samples, as of `Pixels`."
         modes = {module: module.training for module in self.module.modules()}
         frozen = {name: value.detach() for name, value in self.module.named_parameters()}
-        try: return [(*(torch.func.functional_call(self.module.eval(), frozen, images).flatten(1) for images in (x, y)), x_weights, y_weights)]
+        self.module.eval()
+        try: u, v = (torch.func.functional_call(self.module, frozen, images).flatten(1) for images in (x, y))
         finally:
             for module, mode in modes.items(): module.training = mode
+        return [(u, v, x_weights, y_weights)]
 
+# %% ../../nbs/objective/03_features.ipynb #23a8b512
 class Patches:
     "Square patches at random places, at one or several scales."
     def __init__(self,
@@ -87,24 +96,31 @@ class Patches:
         contrast: bool = False,  # take each patch relative to its own mean and spread
         shrinkage: float = 0.01,  # of the covariance, for whitening
     ):
-        self.sizes, self.places, self.real_places, self.whiten, self.contrast, self.shrinkage = (sizes,) if isinstance(sizes, int) else tuple(sizes), places, real_places, whiten, contrast, shrinkage
+        self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+        self.places, self.real_places = places, real_places
+        self.whiten, self.contrast, self.shrinkage = whiten, contrast, shrinkage
         if not self.sizes: raise ValueError("sizes is empty; expected at least one side of a patch")
-        _at_least(1, sizes=min(self.sizes), places=places, real_places=real_places)
+        for size in self.sizes: check_whole("sizes", size, 1, "pixels")
+        check_whole("places", places, 1)
+        check_whole("real_places", real_places, 1)
 
     def __call__(self, x, y, x_weights=None, y_weights=None, generator=None):
-        if x.ndim != 4 or y.ndim != 4: raise ValueError(f"patches are cut from images (n, c, h, w); got {tuple(x.shape)} and {tuple(y.shape)}")
+        "A pair of samples for each size, as of `Pixels`."
+        if x.ndim != 4 or y.ndim != 4:
+            raise ValueError(f"patches are cut from images (n, c, h, w); got {tuple(x.shape)} and {tuple(y.shape)}")
         return [self._at(size, x, y, x_weights, y_weights, generator) for size in self.sizes]
 
     def _at(self, size, x, y, x_weights, y_weights, generator):
         u, x_weights = _cut(x, x_weights, size, self.places, max(1, len(x)), generator)
         v, y_weights = _cut(y, y_weights, size, self.real_places, 32, generator)
-        if self.contrast: u, v = local_contrast(u), local_contrast(v)
+        if self.contrast: u, v = _local_contrast(u), _local_contrast(v)
         if self.whiten:
-            mean, matrix = whitening(v.detach(), self.shrinkage, y_weights)
-            u, v = ((points - mean) @ matrix for points in (u, v))
+            mean, matrix = _whitening(v.detach(), self.shrinkage, y_weights)
+            u, v = (u - mean) @ matrix, (v - mean) @ matrix
         return u, v, x_weights, y_weights
 
 def _cut(images, weights, size, n_places, group, generator):
     "Patches at places shared by a group of images, and the weights of their images."
-    patches = torch.cat([random_patches(part, size, n_places, generator) for part in images.split(group)])
-    return patches, None if weights is None else torch.cat([part.repeat(n_places) for part in torch.as_tensor(weights).split(group)])
+    patches = torch.cat([_random_patches(part, size, n_places, generator) for part in images.split(group)])
+    if weights is None: return patches, None
+    return patches, torch.cat([part.repeat(n_places) for part in torch.as_tensor(weights).split(group)])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['quantile_pieces', 'wasserstein_1d', 'random_projections', 'projected_costs', 'sliced_wasserstein', 'energy_weights',
+__all__ = ['wasserstein_1d', 'random_projections', 'projected_costs', 'sliced_wasserstein', 'energy_weights',
            'energy_sliced_wasserstein', 'max_sliced_wasserstein', 'distributional_sliced_wasserstein',
            'generalized_sliced_wasserstein']
 
@@ -27,78 +27,111 @@ def _above_zero(**values):
         if not value > 0: raise ValueError(f"{name}={value}; expected a number above 0")
 
 def _check_weights(name, weights, points):
+    "Weights of points as a constant tensor: finite, none below 0, not all 0."
     weights = torch.as_tensor(weights, device=points.device).detach()
-    if weights.shape != (len(points),): raise ValueError(f"{name} have shape {tuple(weights.shape)}; expected ({len(points)},), one weight a point")
-    if not bool((weights.isfinite() & (weights >= 0)).all()) or not bool((weights > 0).any()):
-        raise ValueError(f"{name} reach from {weights.min().item():g} to {weights.max().item():g}; expected finite weights of 0 or more, at least one above 0")
-    return weights
+    if weights.shape != (len(points),):
+        raise ValueError(f"{name} have shape {tuple(weights.shape)}; expected ({len(points)},), one weight a point")
+    if bool((weights.isfinite() & (weights >= 0)).all()) and bool((weights > 0).any()): return weights
+    low, high = weights.min().item(), weights.max().item()
+    raise ValueError(f"{name} reach from {low:g} to {high:g}; expected finite weights of 0 or more, at least one above 0")
+
+def _check_points(name, points):
+    if not isinstance(points, torch.Tensor): came = type(points).__name__
+    elif not points.is_floating_point() or not points.ndim:
+        came = f"a tensor of {points.dtype}, shape {tuple(points.shape)}"
+    elif not len(points): raise ValueError(f"{name} has no points; a divergence needs at least one point in each sample")
+    else: return
+    expected = "expected a floating-point tensor (n, ...): convert it, and scale it as you mean it"
+    raise ValueError(f"{name} is {came}; {expected}")
+
+def _check_finite(name, points):
+    if bool(points.sum().isfinite()): return  # quick, but a sum of finite numbers may overflow
+    bad = int((~points.isfinite()).any(1).sum())
+    if not bad: return
+    remedy = "mend or drop them, or give them weight 0"
+    raise ValueError(f"{bad} of {len(points)} points of {name} hold NaN or infinite values; {remedy}")
+
+# %% ../../nbs/objective/02_sliced.ipynb #8d3285e4
+def _wide(points): return points.float() if points.device.type == "mps" else points.double()
+
+def _mass(points, weights):
+    "Mass of each point, of sum 1."
+    if weights is None: return points.new_full((len(points),), 1 / len(points))
+    return weights.to(points.dtype)
+
+def _centred(points, masses):
+    "Mean, and the points less it, each times the root of its mass."
+    mean = masses @ points
+    return mean, masses.sqrt()[:, None] * (points - mean)
 
 def _sample(name, points, weights):
     "Flat points in single or double precision, and weights that sum to 1, or None."
-    if not isinstance(points, torch.Tensor) or not points.is_floating_point() or not points.ndim:
-        raise ValueError(f"{name} is {f'a tensor of {points.dtype}, shape {tuple(points.shape)}' if isinstance(points, torch.Tensor) else type(points).__name__}; expected a floating-point tensor (n, ...): convert it, and scale it as you mean it")
-    if not len(points): raise ValueError(f"{name} has no points; a divergence needs at least one point in each sample")
+    _check_points(name, points)
     if weights is not None:
         weights = _check_weights(f"{name}_weights", weights, points)
         points, weights = points[weights > 0], weights[weights > 0]
     points = points.reshape(len(points), -1)
     if points.dtype in (torch.float16, torch.bfloat16): points = points.float()
-    bad = 0 if bool(points.detach().sum().isfinite()) else int((~points.detach().isfinite()).any(1).sum())  # the sum is quick, but may overflow
-    if bad: raise ValueError(f"{bad} of {len(points)} points of {name} hold NaN or infinite values; mend or drop them, or give them weight 0")
+    _check_finite(name, points.detach())
     return points, None if weights is None else _wide(weights) / _wide(weights).sum()
 
-def _wide(points): return points.float() if points.device.type == "mps" else points.double()
-
-def _mass(points, weights): return points.new_full((len(points),), 1 / len(points)) if weights is None else weights.to(points.dtype)
-
-def _centred(points, masses):
-    mean = masses @ points
-    return mean, masses.sqrt()[:, None] * (points - mean)
-
+# %% ../../nbs/objective/02_sliced.ipynb #158ef3e6
 def _on_samples(f):
     "Check and flatten the samples; work in full precision."
     @wraps(f)
     def checked(x, y, *args, x_weights=None, y_weights=None, **settings):
         if torch.is_inference_mode_enabled():  # in which nothing could be learned
-            usual = lambda value: value.clone() if isinstance(value, torch.Tensor) else value
-            with torch.inference_mode(False): return checked(usual(x), usual(y), *map(usual, args), x_weights=usual(x_weights), y_weights=usual(y_weights), **{key: usual(value) for key, value in settings.items()})
+            named = {"x_weights": x_weights, "y_weights": y_weights} | settings
+            with torch.inference_mode(False):
+                named = {key: _usual(value) for key, value in named.items()}
+                return checked(*map(_usual, (x, y, *args)), **named)
         x, x_weights = _sample("x", x, x_weights)
         y, y_weights = _sample("y", y, y_weights)
-        if x.shape[1] != y.shape[1]: raise ValueError(f"samples x and y have {x.shape[1]} and {y.shape[1]} values a point; both need the same")
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(f"samples x and y have {x.shape[1]} and {y.shape[1]} values a point; both need the same")
         dtype = torch.promote_types(x.dtype, y.dtype)
-        with torch.autocast(x.device.type, enabled=False): return f(x.to(dtype), y.to(dtype), *args, x_weights=x_weights, y_weights=y_weights, **settings)
+        with torch.autocast(x.device.type, enabled=False):
+            return f(x.to(dtype), y.to(dtype), *args, x_weights=x_weights, y_weights=y_weights, **settings)
     return checked
+
+def _usual(value): return value.clone() if isinstance(value, torch.Tensor) else value
 
 # %% ../../nbs/objective/02_sliced.ipynb #d4e00e38
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what is kept may serve gradients later
-def quantile_pieces(
+def _quantile_pieces(
     n: int,  # size of the first sample
     m: int,  # size of the second
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # for each of n + m - gcd(n, m) pieces: index into the first, into the second, length
     "The pieces of [0, 1] on which the quantile functions of samples of `n` and of `m` points are both constant."
-    ends = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))  # in units of 1/(n m), hence exact
+    steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n])  # in units of 1/(n m), hence exact
+    ends = torch.unique(steps)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     return starts // m, starts // n, (ends - starts).double() / (n * m)
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what is kept may serve gradients later
 def _pieces_on(n, m, dtype, device):
-    i, j, length = quantile_pieces(n, m)
+    i, j, length = _quantile_pieces(n, m)
     return i.to(device), j.to(device), length.to(dtype).to(device)
 
 # %% ../../nbs/objective/02_sliced.ipynb #83921dd7
 def _sorted_weights(weights, order):
+    "Where the steps of quantile functions end, `(..., n)` in [0, 1]."
     weights = _wide(torch.ones(order.shape[-1], device=order.device) if weights is None else weights)
     ends = weights.expand(order.shape).gather(-1, order).cumsum(-1)
     return ends / ends[..., -1:]
 
 def _weighted_pieces(u_ends, v_ends):
+    "As `_quantile_pieces`, for each line."
     ends = torch.cat([u_ends, v_ends], -1).sort(-1).values
-    within = lambda steps: torch.searchsorted(steps, ends).clamp_max(steps.shape[-1] - 1)
-    return within(u_ends), within(v_ends), ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
+    i = torch.searchsorted(u_ends, ends).clamp_max(u_ends.shape[-1] - 1)
+    j = torch.searchsorted(v_ends, ends).clamp_max(v_ends.shape[-1] - 1)
+    return i, j, ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
 
 def _power(gap, p): return gap.square() if p == 2 else gap.abs().pow(p)
+
+def _at(values, index): return values.gather(-1, index.expand(*values.shape[:-1], -1))
 
 def wasserstein_1d(
     u: torch.Tensor,  # `(..., n)` samples on a line
@@ -114,41 +147,60 @@ def wasserstein_1d(
         i, j, length = _weighted_pieces(_sorted_weights(u_weights, u_order), _sorted_weights(v_weights, v_order))
     elif u.shape[-1] == v.shape[-1]: return _power(u - v, p).mean(-1)
     else: i, j, length = _pieces_on(u.shape[-1], v.shape[-1], u.dtype, u.device)
-    at = lambda z, k: z.gather(-1, k.expand(*z.shape[:-1], -1))
-    return (_power(at(u, i) - at(v, j), p) * length.to(u.dtype)).sum(-1)
+    return (_power(_at(u, i) - _at(v, j), p) * length.to(u.dtype)).sum(-1)
 
 # %% ../../nbs/objective/02_sliced.ipynb #4f099598
 _DRAW = 16  # directions drawn at once, always, so that results don't depend on the size of chunks
 
-def _normalized(directions): return directions.div_(directions.norm(dim=1, keepdim=True).clamp_min(torch.finfo(directions.dtype).tiny))
+def _up_to_draws(n): return -(-n // _DRAW) * _DRAW
+
+def _normalized(directions):
+    lengths = directions.norm(dim=1, keepdim=True)
+    return directions.div_(lengths.clamp_min(torch.finfo(directions.dtype).tiny))
 
 def _check_projections(projections, points):
-    if projections.ndim != 2 or projections.shape[1] != points.shape[1] or not len(projections): raise ValueError(f"projections have shape {tuple(projections.shape)}; expected (any, {points.shape[1]}): one row a direction")
-    if not bool(projections.isfinite().all()): raise ValueError("projections hold NaN or infinite values; expected finite directions")
+    dim = points.shape[1]
+    if projections.ndim != 2 or projections.shape[1] != dim or not len(projections):
+        raise ValueError(f"projections have shape {tuple(projections.shape)}; expected (any, {dim}): one row a direction")
+    if not bool(projections.isfinite().all()):
+        raise ValueError("projections hold NaN or infinite values; expected finite directions")
     return projections.detach().to(points)
 
 def _seed(generator):
     "A draw from the generator, or from torch's own: it seeds another, on whatever device, as often as need be."
-    return int(torch.randint(2**62, (), generator=generator, device=None if generator is None else generator.device))
+    device = None if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))
 
+# %% ../../nbs/objective/02_sliced.ipynb #a2981887
 class _Directions:
-    "Directions in chunks, the same at each iteration: given ones, or uniform on the sphere, drawn on the device where they are used."
-    def __init__(self, n, points, generator=None, given=None, chunk_size=128, keep=0):  # keep: how many may stay in memory for the next iteration
+    "Directions in chunks, the same at each iteration: given ones, or uniform on the sphere, drawn where they are used."
+    def __init__(self,
+        n: int,  # directions, where they aren't given
+        points: torch.Tensor,  # `(m, d)`, whose dimension, device and dtype directions have
+        generator: torch.Generator | None = None,
+        given: torch.Tensor | None = None,  # `(n, d)`
+        chunk_size: int = 128,
+        keep: int = 0,  # how many may stay in memory for the next iteration
+    ):
         _at_least(1, n_projections=n, chunk_size=chunk_size)
-        self.points, self.given, self.chunk_size, self.keep, self.kept = points.detach(), given, -(-chunk_size // _DRAW) * _DRAW, keep, []
+        self.points, self.chunk_size = points.detach(), _up_to_draws(chunk_size)
+        self.keep, self.kept = keep, []
+        self.given = None if given is None else _check_projections(given, points)
         if given is None: self.n, self.seed = n, _seed(generator)
-        else: self.given = _check_projections(given, points); self.n = len(given)
+        else: self.n = len(given)
 
     def __len__(self): return self.n
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        if self.given is not None: yield from self.given.split(self.chunk_size); return
+        return self._draw() if self.given is None else iter(self.given.split(self.chunk_size))
+
+    def _draw(self):
         yield from self.kept
         generator = torch.Generator(self.points.device).manual_seed(self.seed)
         if self.kept: generator.set_state(self.after_kept)
         for start in range(sum(map(len, self.kept)), self.n, self.chunk_size):
             n = min(self.chunk_size, self.n - start)
-            drawn = self.points.new_empty(-(-n // _DRAW) * _DRAW, self.points.shape[1])
+            drawn = self.points.new_empty(_up_to_draws(n), self.points.shape[1])
             for rows in drawn.split(_DRAW): rows.normal_(generator=generator)
             chunk = _normalized(drawn[:n])
             if start + n <= self.keep:
@@ -162,7 +214,7 @@ def random_projections(
     generator: torch.Generator | None = None,  # for a repeatable draw
     like: torch.Tensor | None = None,  # take device and dtype from this tensor
 ) -> torch.Tensor:  # `(n_projections, dim)`, rows of length 1
-    "Directions uniform on the sphere, drawn on the device where they are used: those that the distances draw with the same generator."
+    "Directions uniform on the sphere: those that the distances draw with the same generator."
     if like is None: like = torch.empty((), device=None if generator is None else generator.device)
     return torch.cat(list(_Directions(n_projections, like.new_empty(0, dim), generator)))
 
@@ -171,21 +223,33 @@ def _circular(along, points, radius):
     "Distances of the points from `radius * theta`, by their coordinates along theta."
     return (points.pow(2).sum(1) - 2 * radius * along + radius ** 2).clamp_min(1e-12 * radius ** 2).sqrt()
 
-def _costs_of(theta, samples, weights, p, radius, needed):
-    "Costs of some directions, and for each sample that needs a gradient their slopes in its coordinates along the directions, `(len(theta), n)`."
+def _costs_of(
+    theta: torch.Tensor,  # `(k, d)` directions
+    samples: tuple[torch.Tensor, torch.Tensor],  # `(n, d)` and `(m, d)`
+    weights: tuple,  # of both
+    p: float,
+    radius: float | None,  # of the circular function; None: the coordinates themselves are compared
+    needed: tuple[bool, bool],  # which samples need a gradient
+) -> tuple[torch.Tensor, list]:  # costs `(k,)`; for each sample slopes in its coordinates along the directions, `(k, n)`, or None
+    "Costs of some directions, and their slopes."
     along = [(theta @ points.T).requires_grad_(need) for points, need in zip(samples, needed)]
     with torch.enable_grad():
-        costs = wasserstein_1d(*(along if radius is None else [_circular(line, points, radius) for line, points in zip(along, samples)]), p, *weights)
+        lines = along
+        if radius is not None: lines = [_circular(line, points, radius) for line, points in zip(along, samples)]
+        costs = wasserstein_1d(*lines, p, *weights)
         wanted = [line for line, need in zip(along, needed) if need]
         slopes = iter(torch.autograd.grad(costs.sum(), wanted) if wanted else ())
     return costs.detach(), [next(slopes) if need else None for need in needed]
 
 def _add_gradient(total, slopes, factor, theta, points, radius):
+    "Add the gradient of some directions to that of a sample, in place."
     if total is None: return
     slopes = slopes * factor
     total.addmm_(slopes.T, theta)
-    if radius is not None: total.addcmul_(points, slopes.sum(0)[:, None], value=-1 / radius)  # the circular function has |x|² beside the coordinate
+    if radius is None: return
+    total.addcmul_(points, slopes.sum(0)[:, None], value=-1 / radius)  # the circular function has |x|² beside the coordinate
 
+# %% ../../nbs/objective/02_sliced.ipynb #d249e7c5
 class _MeanCost(torch.autograd.Function):
     "Mean cost of directions; its gradient is gathered in the forward pass."
     @staticmethod
@@ -195,33 +259,46 @@ class _MeanCost(torch.autograd.Function):
         for theta in directions:
             costs, slopes = _costs_of(theta, (x, y), weights, p, radius, needed)
             cost = cost + costs.sum() / len(directions)
-            for total, slope, points in zip(totals, slopes, (x, y)): _add_gradient(total, slope, 1 / len(directions), theta, points, radius)
+            for total, slope, points in zip(totals, slopes, (x, y)):
+                _add_gradient(total, slope, 1 / len(directions), theta, points, radius)
         ctx.save_for_backward(*totals)
         return cost
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad): return *(None if total is None else total * grad for total in ctx.saved_tensors), None, None, None, None
+    def backward(ctx, grad):
+        x_grad, y_grad = (None if total is None else total * grad for total in ctx.saved_tensors)
+        return x_grad, y_grad, None, None, None, None
 
+# %% ../../nbs/objective/02_sliced.ipynb #a5dd0374
 class _Costs(torch.autograd.Function):
     "Cost of each direction; the backward pass goes through the directions once more."
     @staticmethod
     def forward(ctx, x, y, weights, directions, p, radius):
         ctx.settings = directions, radius
-        costs, x_slopes, y_slopes = zip(*((costs, *slopes) for costs, slopes in (_costs_of(theta, (x, y), weights, p, radius, ctx.needs_input_grad[:2]) for theta in directions)))
-        kept = [None if slopes[0] is None else torch.cat(slopes) for slopes in (x_slopes, y_slopes)]
+        all_costs, all_slopes = [], []
+        for theta in directions:
+            costs, slopes = _costs_of(theta, (x, y), weights, p, radius, ctx.needs_input_grad[:2])
+            all_costs.append(costs)
+            all_slopes.append(slopes)
+        kept = [None if slopes[0] is None else torch.cat(slopes) for slopes in zip(*all_slopes)]
         ctx.save_for_backward(x, y, *kept)
-        return torch.cat(costs)
+        return torch.cat(all_costs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        (directions, radius), (x, y, *kept), start = ctx.settings, ctx.saved_tensors, 0
+        directions, radius = ctx.settings
+        x, y, *kept = ctx.saved_tensors
         totals = [None if slopes is None else torch.zeros_like(points) for points, slopes in zip((x, y), kept)]
+        start = 0
         with torch.autocast(x.device.type, enabled=False):
             for theta in directions:
-                rows = slice(start, start := start + len(theta))
-                for total, slopes, points in zip(totals, kept, (x, y)): _add_gradient(total, None if slopes is None else slopes[rows], grad[rows, None], theta, points, radius)
+                rows = slice(start, start + len(theta))
+                for total, slopes, points in zip(totals, kept, (x, y)):
+                    part = None if slopes is None else slopes[rows]
+                    _add_gradient(total, part, grad[rows, None], theta, points, radius)
+                start += len(theta)
         return *totals, None, None, None, None
 
 # %% ../../nbs/objective/02_sliced.ipynb #12f39715
@@ -230,6 +307,30 @@ def _root(cost, p):
     positive = cost > 0
     return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / p), 0 * cost)
 
+def _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights):
+    _at_least(1, p=p)
+    keep = 2 * (len(x) + len(y))
+    directions = _Directions(n_projections, x, generator, projections, chunk_size, keep)
+    return _Costs.apply(x, y, (x_weights, y_weights), directions, p, None)
+
+def _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights, radius=None):
+    _at_least(1, p=p)
+    directions = _Directions(n_projections, x, generator, projections, chunk_size)
+    return _root(_MeanCost.apply(x, y, (x_weights, y_weights), directions, p, radius), p)
+
+def _in_span(x, y):
+    """Both samples in an orthonormal basis of their joint span, and the basis `(d, n + m)`.
+    Where they have fewer dimensions than points: as they are, and None."""
+    if len(x) + len(y) >= x.shape[1]: return x, y, None
+    basis = torch.linalg.qr(torch.cat([x, y]).detach().T).Q
+    return x @ basis, y @ basis, basis
+
+def _mean_length(within, dim, p):
+    "p-norm of the length that is left of a uniform direction in `dim` dimensions, projected to `within` of them."
+    longer = math.lgamma((within + p) / 2) - math.lgamma(within / 2)
+    return math.exp((longer + math.lgamma(dim / 2) - math.lgamma((dim + p) / 2)) / p)
+
+# %% ../../nbs/objective/02_sliced.ipynb #1f604dcf
 @_on_samples
 def projected_costs(
     x: torch.Tensor,  # `(n, ...)` one sample; all but the first dimension are flattened
@@ -243,8 +344,7 @@ def projected_costs(
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # `(n_projections,)`
     "$W_p^p$ between the projections of two samples, one value a direction."
-    _at_least(1, p=p)
-    return _Costs.apply(x, y, (x_weights, y_weights), _Directions(n_projections, x, generator, projections, chunk_size, keep=2 * (len(x) + len(y))), p, None)
+    return _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
 
 @_on_samples
 def sliced_wasserstein(
@@ -255,43 +355,34 @@ def sliced_wasserstein(
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
     chunk_size: int = 128,  # directions held at a time; changes memory, not results
-    in_span: bool = False,  # draw directions in the span of the points: the same in expectation, its gradient less noisy where there are fewer points than dimensions
+    in_span: bool = False,  # draw directions in the span of the points: the same in expectation, with a less noisy gradient
     x_weights: torch.Tensor | None = None,  # `(n,)` weights of points, of any sum; None: equal
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Sliced Wasserstein distance between two samples (Bonneel et al., 2015)."
-    if not in_span: return _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
-    if projections is not None: raise ValueError("projections and in_span=True exclude each other; leave one out")
-    dim, (x, y, _) = x.shape[1], _in_span(x, y)
-    return _mean_length(x.shape[1], dim, p) * _sliced(x, y, n_projections, p, None, generator, chunk_size, x_weights, y_weights)
-
-def _in_span(x, y):
-    "Both samples in an orthonormal basis of their joint span, and the basis `(d, n + m)`; as they are, and None, where they have fewer dimensions than points."
-    if len(x) + len(y) >= x.shape[1]: return x, y, None
-    basis = torch.linalg.qr(torch.cat([x, y]).detach().T).Q
-    return x @ basis, y @ basis, basis
-
-def _mean_length(within, dim, p):
-    "p-norm of the length that is left of a uniform direction in `dim` dimensions, projected to `within` of them."
-    return math.exp((math.lgamma((within + p) / 2) - math.lgamma(within / 2) + math.lgamma(dim / 2) - math.lgamma((dim + p) / 2)) / p)
-
-def _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights, radius=None):
-    _at_least(1, p=p)
-    return _root(_MeanCost.apply(x, y, (x_weights, y_weights), _Directions(n_projections, x, generator, projections, chunk_size), p, radius), p)
+    if in_span and projections is not None:
+        raise ValueError("projections and in_span=True exclude each other; leave one out")
+    dim, factor = x.shape[1], 1
+    if in_span:
+        x, y, _ = _in_span(x, y)
+        factor = _mean_length(x.shape[1], dim, p)
+    return factor * _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
 
 # %% ../../nbs/objective/02_sliced.ipynb #d4317c99
 def energy_weights(
     costs: torch.Tensor,  # `(n_projections,)` one cost a direction
-    temperature: float | str = 1.0,  # in units of the mean cost, infinity gives uniform weights; or 'paper': 1, for costs summed over `n_points`
+    temperature: float | str = 1.0,  # in units of the mean cost, infinity: uniform weights; or 'paper': 1, for costs summed over `n_points`
     n_points: int | None = None,  # size of the sample, for 'paper'
 ) -> torch.Tensor:  # `(n_projections,)`, sum 1
     "Softmax weights of directions by their cost, independent of the costs' scale unless asked for as in the paper."
     if temperature == "paper":
         if n_points is None: raise ValueError("temperature='paper' sums costs over the sample; give its size as n_points")
         return torch.softmax(costs * n_points, 0)
-    if isinstance(temperature, str): raise ValueError(f"temperature={temperature!r}; expected a number above 0, or 'paper'")
+    if isinstance(temperature, str):
+        raise ValueError(f"temperature={temperature!r}; expected a number above 0, or 'paper'")
     _above_zero(temperature=temperature)
-    return torch.softmax(costs / (temperature * costs.mean()).clamp_min(torch.finfo(costs.dtype).tiny), 0)
+    unit = (temperature * costs.mean()).clamp_min(torch.finfo(costs.dtype).tiny)
+    return torch.softmax(costs / unit, 0)
 
 @_on_samples
 def energy_sliced_wasserstein(
@@ -307,7 +398,7 @@ def energy_sliced_wasserstein(
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Energy-based sliced Wasserstein distance: directions that tell the samples apart count more (Nguyen and Ho, 2023)."
-    costs = projected_costs.__wrapped__(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
+    costs = _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
     return _root((energy_weights(costs, temperature, len(x)) * costs).sum(), p)
 
 # %% ../../nbs/objective/02_sliced.ipynb #2107631e
@@ -319,9 +410,11 @@ def _ascend(start, objective, n_ascents, step):
     for i in range(n_ascents):
         z = z.detach().requires_grad_()
         slope, = torch.autograd.grad(objective(z), z)
-        z = z + step * (1 - i / n_ascents) * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
+        length = slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
+        z = z + step * (1 - i / n_ascents) * slope / length
     return z.detach()
 
+# %% ../../nbs/objective/02_sliced.ipynb #007fa95a
 @_on_samples
 def max_sliced_wasserstein(
     x: torch.Tensor,  # `(n, ...)` one sample; all but the first dimension are flattened
@@ -338,24 +431,29 @@ def max_sliced_wasserstein(
     "Max-sliced Wasserstein distance: along the direction that tells the samples apart best (Deshpande et al., 2019)."
     _at_least(1, p=p)
     first = torch.cat(list(_Directions(n_projections, x, generator, projections)))
-    fixed_x, fixed_y, basis = _in_span(x.detach(), y.detach()) if n_ascents else (x.detach(), y.detach(), None)
+    fixed_x, fixed_y, basis = x.detach(), y.detach(), None
+    if n_ascents: fixed_x, fixed_y, basis = _in_span(fixed_x, fixed_y)
     if basis is not None: first = F.normalize(first @ basis)
-    cost = lambda directions: wasserstein_1d(directions @ fixed_x.T, directions @ fixed_y.T, p, x_weights, y_weights)
+    def cost(directions): return wasserstein_1d(directions @ fixed_x.T, directions @ fixed_y.T, p, x_weights, y_weights)
     best = first[cost(first).argmax()][None]
-    found = F.normalize(_ascend(F.normalize(best), lambda z: cost(F.normalize(z)).sum(), n_ascents, step))
+    found = _ascend(F.normalize(best), lambda z: cost(F.normalize(z)).sum(), n_ascents, step)
+    found = F.normalize(found)
     if n_ascents and cost(found) > cost(best): best = found
-    return _sliced(x, y, 1, p, best if basis is None else best @ basis.T, None, 1, x_weights, y_weights)
+    if basis is not None: best = best @ basis.T
+    return _sliced(x, y, 1, p, best, None, 1, x_weights, y_weights)
 
 # %% ../../nbs/objective/02_sliced.ipynb #6c2ea11f
 def _spread_map(x, y, weights, p, n_ascents, step, penalty, generator, batch=64):
     "Matrix that maps uniform directions to telling ones."
-    draw = lambda: torch.cat(list(_Directions(batch, x, generator)))
-    distance = lambda directions: _root(wasserstein_1d(directions @ x.T, directions @ y.T, p, *weights).mean(), p)
+    def draw(): return torch.cat(list(_Directions(batch, x, generator)))
+    def distance(directions): return _root(wasserstein_1d(directions @ x.T, directions @ y.T, p, *weights).mean(), p)
     unit = distance(draw()).clamp_min(torch.finfo(x.dtype).tiny)
+
     def objective(matrix):
         directions = F.normalize(draw() @ matrix)
         cosines = (directions @ directions.T).abs().sum() - batch
         return distance(directions) / unit - penalty * cosines / (batch * (batch - 1))
+
     return _ascend(torch.eye(x.shape[1]).to(x), objective, n_ascents, step)
 
 @_on_samples
@@ -388,7 +486,7 @@ def generalized_sliced_wasserstein(
     y: torch.Tensor,  # `(m, ...)` the other
     n_projections: int = 256,  # number of directions, where `projections` is not given
     p: float = 2,  # order, at least 1
-    radius: float | None = None,  # of the sphere, in the units of the samples; None: the root mean square length of all points, a constant
+    radius: float | None = None,  # of the sphere, in the units of the samples; None: the points' root mean square length, a constant
     projections: torch.Tensor | None = None,  # `(n_projections, d)` directions to use, constants of length 1
     generator: torch.Generator | None = None,  # for a repeatable draw of directions
     chunk_size: int = 128,  # directions held at a time; changes memory, not results
@@ -396,7 +494,9 @@ def generalized_sliced_wasserstein(
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Generalised sliced Wasserstein distance with the circular defining function (Kolouri et al., 2019)."
-    if radius is None: radius = max(float(((_mean_square(x, x_weights) + _mean_square(y, y_weights)) / 2).sqrt()), torch.finfo(x.dtype).tiny ** 0.25)
+    if radius is None:
+        length = float(((_mean_square(x, x_weights) + _mean_square(y, y_weights)) / 2).sqrt())
+        radius = max(length, torch.finfo(x.dtype).tiny ** 0.25)
     _above_zero(radius=radius)
     return _sliced(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights, radius)
 
