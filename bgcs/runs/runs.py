@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -254,12 +255,15 @@ def _plot_clustering(
     most: int = 2000,  # background-only images in the plane
 ) -> None:
     "Write pictures of the clusters, and of the plane of their embeddings."
-    from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
     objects, labels, names = clusters[parts.train.presence], clusterer.labels_, clusterer.edits_.names
     sizes = {name: ((labels == k).sum(), (objects == k).sum()) for k, name in names.items()}
     counts = ", ".join(f"{name}: {n} + {m}" for name, (n, m) in sizes.items())
     run.say(f"{len(names)} clusters (background-only + object images of each: {counts})")
     if (objects >= 0).any(): run.write("figures/clusters.png", plot_clusters(parts.train.objects.images, objects))
+    try: from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
+    except ModuleNotFoundError as error:
+        run.say(f"no picture of the plane of backgrounds: {error}")
+        return
     some = torch.linspace(0, len(labels) - 1, min(most, len(labels))).long()
     plane = umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state)
     run.write("figures/plane.png", plot_plane(plane, labels[some], names))
@@ -339,7 +343,7 @@ def _loggers(
     folder,  # of the run
     every: int = 50,  # steps between checkpoints: what was done before one must be in the file
 ) -> list:
-    "Loggers to CSV and TensorBoard."
+    "Loggers to CSV and, where it is installed, to TensorBoard."
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     earlier = _logged(Path(folder) / "logs" / "metrics.csv")
     table = CSVLogger(folder, "logs", "", flush_logs_every_n_steps=math.gcd(every, 50))
@@ -348,6 +352,7 @@ def _loggers(
             warnings.simplefilter("ignore")  # that the file is replaced
             table.experiment.metrics.extend(earlier)
         table.save()
+    if find_spec("tensorboardX") is None and find_spec("tensorboard") is None: return [table]
     return [table, TensorBoardLogger(folder, "logs", "")]
 
 def _logged(path):
@@ -370,13 +375,15 @@ def _train(
     segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
                           average=schedule.average, objective=s.objective, random_state=s.seed)
     refresh = [RefreshClusters(clusterer)] if s.clusters.assign == "mask" else []
+    loggers = _loggers(run.folder, schedule.save_every)
+    if len(loggers) == 1: run.say("no log for TensorBoard; pip install 'bgcs[logging]' adds it")
     return segmenter.fit(
         parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
         schedule.rounds, batches=schedule.batches, clusterer=clusterer,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[_Watch(run, parts.test.objects).callback(), *refresh, *callbacks], progress=progress,
         save_every=schedule.save_every, on_bad=schedule.on_bad,
-        logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
+        logger=loggers, **asdict(s.trainer))
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
 def _write_training(
