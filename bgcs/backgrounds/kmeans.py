@@ -295,7 +295,7 @@ def _warn_unsettled(model, run, tol, lack):
         moved = f"centres still moved by {run.shift:.3g} after max_iter={model.max_iter} moves"
         warnings.warn(f"{moved}, and tol={model.tol} asks for {tol:.3g}; raise either", ConvergenceWarning)
     if lack > 0.01:
-        off = f"the share of a cluster is off by {100 * lack:.1f} per cent of it"
+        off = f"the share of a cluster is off by {lack:.1%} of it"
         warnings.warn(f"{off}; raise epsilon={model.epsilon}", ConvergenceWarning)
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #1d7ea8f2

@@ -106,8 +106,9 @@ class Patches:
 
     def __call__(self, x, y, x_weights=None, y_weights=None, generator=None):
         "A pair of samples for each size, as of `Pixels`."
+        of_x, of_y = tuple(x.shape), tuple(y.shape)
         if x.ndim != 4 or y.ndim != 4:
-            raise ValueError(f"patches are cut from images (n, c, h, w); got {tuple(x.shape)} and {tuple(y.shape)}")
+            raise ValueError(f"patches are cut from images (n, c, h, w); got {of_x} and {of_y}")
         return [self._at(size, x, y, x_weights, y_weights, generator) for size in self.sizes]
 
     def _at(self, size, x, y, x_weights, y_weights, generator):
