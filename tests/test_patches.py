@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from scipy import ndimage
 
-from bgcs.data.patches import (Side, blending_window, blind_band, box_raster, choose_places, cut_patches, random_places, sliding_places, sonar_sides,
-                               window_share, _median_mask)
+from bgcs.data.files import ImageSetError
+from bgcs.data.patches import (Side, blending_window, cut_patches, random_places, sliding_places, sonar_sides, window_share,
+                               _blind_band, _box_raster, _choose_places, _median_mask)
 from reference import lay_back, masks_of_images
 
 
@@ -62,7 +66,7 @@ def test_random_places():
     assert found.tolist() == [[top, left] for top in range(3) for left in range(2)] and counts.min() > 250
     assert (places == random_places(12, 11, 10, 2000, 0)).all() and random_places(12, 11, 10, 0, 0).shape == (0, 2)
     with pytest.raises(ValueError, match="smaller"): random_places(9, 20, 10, 1, 0)
-    with pytest.raises(ValueError, match="n is -1"): random_places(20, 20, 10, -1, 0)
+    with pytest.raises(ValueError, match="n=-1"): random_places(20, 20, 10, -1, 0)
 
 
 # masks and shares
@@ -74,15 +78,15 @@ def test_box_raster():
         boxes = np.stack([tops, lefts, tops + rng.integers(4, 15, 5), lefts + rng.integers(4, 15, 5)], 1)
         rows, columns = np.mgrid[:20, :30]
         expected = np.any([(rows >= t) & (rows < b) & (columns >= l) & (columns < r) for t, l, b, r in boxes], 0)
-        mask = box_raster(boxes, (20, 30))
-        assert mask.dtype == bool and (mask == expected).all() and (box_raster(boxes.astype(float), (20, 30)) == expected).all()
-    assert not box_raster([], (4, 5)).any() and box_raster(np.zeros((0, 4)), (4, 5)).shape == (4, 5)
+        mask = _box_raster(boxes, (20, 30))
+        assert mask.dtype == bool and (mask == expected).all() and (_box_raster(boxes.astype(float), (20, 30)) == expected).all()
+    assert not _box_raster([], (4, 5)).any() and _box_raster(np.zeros((0, 4)), (4, 5)).shape == (4, 5)
 
 
 @pytest.mark.parametrize("boxes, says", [([[5, 5, 5, 8]], "unordered"), ([[8, 5, 5, 8]], "unordered"), ([[20, 0, 25, 5]], "outside"), ([[-5, 0, 0, 5]], "outside"),
                                          ([[0, 0, 1.5, 5]], "whole"), ([[0, 0, np.nan, 5]], "finite"), ([0, 0, 5, 5], "shape"), ([[0, 0, 5]], "shape")])
 def test_box_errors(boxes, says):
-    with pytest.raises(ValueError, match=says): box_raster(boxes, (20, 30))
+    with pytest.raises(ValueError, match=says): _box_raster(boxes, (20, 30))
 
 
 def test_window_share_brute_force():
@@ -104,16 +108,16 @@ def test_window_share_errors(mask, places, says):
 
 def test_choose_places():
     share, invalid = np.array([0, 0, .01, .05, .5, .6, .5]), np.array([0, .1, 0, 0, 0, 0, .1])
-    objects, background = choose_places(np.zeros((7, 2), int), share, invalid, (.05, .5))
+    objects, background = _choose_places(np.zeros((7, 2), int), share, invalid, (.05, .5))
     assert objects.tolist() == [False, False, False, True, True, False, False] and background.tolist() == [True] + [False] * 6
-    objects, background = choose_places(np.zeros((7, 2), int), share, invalid, max_invalid=.1)
+    objects, background = _choose_places(np.zeros((7, 2), int), share, invalid, max_invalid=.1)
     assert objects.tolist() == [False] * 3 + [True] * 4 and background.tolist() == [True, True] + [False] * 5
 
 
 @pytest.mark.parametrize("share, options, says", [([.5], dict(object_share=(0, 1)), "object_share"), ([.5], dict(object_share=(.5, .2)), "object_share"), ([.5], dict(object_share=(.5, 1.1)), "object_share"),
                                                   ([.5], dict(max_invalid=-.1), "max_invalid"), ([1.5], {}, "outside"), ([np.nan], {}, "NaN"), ([.5, .5], {}, "one for each")])
 def test_choose_errors(share, options, says):
-    with pytest.raises(ValueError, match=says): choose_places([[0, 0]], share, [0.] * len(share), **options)
+    with pytest.raises(ValueError, match=says): _choose_places([[0, 0]], share, [0.] * len(share), **options)
 
 
 # blind band
@@ -128,19 +132,19 @@ def test_median_mask_is_the_median(window):
 def test_band_clean():
     image = np.full((60, 100), 200, np.uint8)
     image[:, 40:55] = 20
-    assert blind_band(image) == (40, 55) and all(type(n) is int for n in blind_band(image))
-    assert blind_band(image, min_width=15) == (40, 55) and blind_band(image, min_width=16) is None
-    assert blind_band((image * .3).astype(np.uint8)) is None and blind_band((image * .3).astype(np.uint8), threshold=45) == (40, 55)
-    assert blind_band(image / 255, threshold=.5) == (40, 55) and blind_band(image * 100., threshold=15000) == (40, 55)
-    assert blind_band(image.astype(np.int16) - 300, threshold=-150) == (40, 55)  # decibels are below 0
+    assert _blind_band(image) == (40, 55) and all(type(n) is int for n in _blind_band(image))
+    assert _blind_band(image, min_width=15) == (40, 55) and _blind_band(image, min_width=16) is None
+    assert _blind_band((image * .3).astype(np.uint8)) is None and _blind_band((image * .3).astype(np.uint8), threshold=45) == (40, 55)
+    assert _blind_band(image / 255, threshold=.5) == (40, 55) and _blind_band(image * 100., threshold=15000) == (40, 55)
+    assert _blind_band(image.astype(np.int16) - 300, threshold=-150) == (40, 55)  # decibels are below 0
 
 
 def test_band_in_speckle():
-    for seed in range(30): assert near(blind_band(sonar(seed=seed)), (130, 170)), seed
+    for seed in range(30): assert near(_blind_band(sonar(seed=seed)), (130, 170)), seed
 
 
 def test_band_in_dimmer_speckle():
-    for seed in range(10): assert near(blind_band(sonar(sea=50, dark=5, seed=seed), threshold=52), (130, 170)), seed
+    for seed in range(10): assert near(_blind_band(sonar(sea=50, dark=5, seed=seed), threshold=52), (130, 170)), seed
 
 
 def test_band_beside_fading_far_range():
@@ -149,70 +153,70 @@ def test_band_beside_fading_far_range():
     means[:150], means[-120:], means[230:260] = 8, 8, 8
     for seed in range(10):
         image = speckle((400, 500), means, seed)
-        assert near(blind_band(image), (230, 260)), seed
+        assert near(_blind_band(image), (230, 260)), seed
         image[100:110, 20:30] = 255  # an echo in the dark far range makes an inner run out of it
-        assert near(blind_band(image), (230, 260)), seed
-        assert near(blind_band(image, max_ratio=np.inf), (30, 150)), seed
+        assert near(_blind_band(image), (230, 260)), seed
+        assert near(_blind_band(image, max_ratio=np.inf), (30, 150)), seed
 
 
 def test_no_band_in_speckle():
     "Thin speckle has columns without bright pixels by chance, and the plain rule takes them for a band."
     images = [speckle((150, 300), 105, seed) for seed in range(30)]
-    assert all(blind_band(image) is None for image in images)
-    assert sum(blind_band(image, max_ratio=np.inf) is not None for image in images) > 20
+    assert all(_blind_band(image) is None for image in images)
+    assert sum(_blind_band(image, max_ratio=np.inf) is not None for image in images) > 20
 
 
 def test_no_band_between_bright_objects():
     image = speckle((200, 300), 50)
     image[50:70, 30:50] = image[120:140, 220:240] = 230
-    assert blind_band(image) is None and near(blind_band(image, max_ratio=np.inf), (50, 220))
+    assert _blind_band(image) is None and near(_blind_band(image, max_ratio=np.inf), (50, 220))
 
 
 @pytest.mark.parametrize("image", [np.zeros((50, 80), np.uint8), np.full((50, 80), 255, np.uint8), speckle((50, 80), 20), np.full((50, 80), np.nan), np.zeros((50, 80)), np.zeros((1, 1), np.uint8)])
-def test_no_band_in_dark_or_bright(image): assert blind_band(image) is None
+def test_no_band_in_dark_or_bright(image): assert _blind_band(image) is None
 
 
 @pytest.mark.parametrize("band", [(0, 40), (260, 300)])
 def test_no_band_at_an_edge(band):
     image = sonar(band=band)
-    assert blind_band(image) is None and [side.name for side in sonar_sides(image)] == ["whole"]
+    assert _blind_band(image) is None and [side.name for side in sonar_sides(image)] == ["whole"]
     image[:, 100:120] = speckle((400, 20), 15)
-    assert near(blind_band(image), (100, 120))  # narrower, but between two sides
+    assert near(_blind_band(image), (100, 120))  # narrower, but between two sides
 
 
 def test_two_dark_runs():
     image = np.full((60, 300), 200, np.uint8)
     image[:, 50:60] = image[:, 140:170] = 10
-    assert blind_band(image) == (140, 170)
+    assert _blind_band(image) == (140, 170)
     image[:, 30:60] = 10
-    assert blind_band(image) == (140, 170)  # as wide, but nearer to the middle
+    assert _blind_band(image) == (140, 170)  # as wide, but nearer to the middle
 
 
 def test_echo_in_band():
     image = sonar()
     image[100:110, 148:153] = 255
-    assert blind_band(image)[1] - blind_band(image)[0] < 25
-    assert near(blind_band(image, max_bright=.05), (130, 170))
+    assert _blind_band(image)[1] - _blind_band(image)[0] < 25
+    assert near(_blind_band(image, max_bright=.05), (130, 170))
 
 
 def test_band_without_data():
     image = sonar().astype(np.float32)
     image[:, 130:170], image[5, 5] = np.nan, np.inf
-    assert near(blind_band(image), (130, 170))
+    assert near(_blind_band(image), (130, 170))
 
 
 @pytest.mark.parametrize("image, options, says", [(np.zeros((5, 5, 3), np.uint8), {}, "grey"), (np.zeros((5, 5), bool), {}, "grey"), (np.zeros((0, 5), np.uint8), {}, "grey"),
                                                   (np.full((5, 5), .5), {}, "units"), (np.zeros((5, 5), np.uint8), dict(window=4), "odd"), (np.zeros((5, 5), np.uint8), dict(min_width=0), "min_width"),
                                                   (np.zeros((5, 5), np.uint8), dict(max_bright=1), "max_bright"), (np.zeros((5, 5), np.uint8), dict(max_ratio=0), "max_ratio")])
 def test_band_errors(image, options, says):
-    with pytest.raises(ValueError, match=says): blind_band(image, **options)
+    with pytest.raises(ValueError, match=says): _blind_band(image, **options)
 
 
 # sides
 
 def test_sides_round_trip():
     image = sonar(band=(120, 160))
-    first, after = blind_band(image)
+    first, after = _blind_band(image)
     port, starboard = sonar_sides(image)
     assert port == Side("port", (0, first), False) and starboard == Side("starboard", (after, 300), True)
     assert (port.take(image) == image[:, :first]).all() and (starboard.take(image) == image[:, :after - 1:-1]).all()
@@ -313,3 +317,62 @@ def test_many_windows_of_a_large_mask():
     for k in range(0, len(places), 20_000):
         top, left = places[k]
         assert share[k] == mask[top:top + 128, left:left + 128].mean()
+
+
+# sets of patches
+
+@pytest.fixture
+def surveys(tmp_path):
+    "Three images, their label rasters, and settings: 3 is the object, and 11 a wall that no patch may show."
+    image, labels = sonar(height=200, band=(130, 165)), np.zeros((200, 300), np.uint8)
+    labels[60:90, 40:70], labels[150:, 200:] = 3, 11
+    for k in range(3):
+        Image.fromarray(np.roll(image, k, 0)).save(tmp_path / f"s{k}.png")
+        Image.fromarray(np.roll(labels, k, 0)).save(tmp_path / f"l{k}.png")
+    return dict(images=[tmp_path / f"s{k}.png" for k in range(3)], labels=[tmp_path / f"l{k}.png" for k in range(3)], size=40, label_values=[3],
+                exclude_values=[11], n_objects=4, n_backgrounds=9, object_share=(0.2, 1), resize=20, progress=False)
+
+
+def test_draws_repeat_and_may_be_read_later(surveys, tmp_path):
+    some, again, lazy = (cut_patches(**surveys, lazy=lazy) for lazy in (None, None, True))
+    assert some.shape == (1, 20, 20) and int(some.presence.sum()) == 12 and len(some) == 39 and len(set(some.source)) == 3
+    assert torch.equal(some.images, again.images) and not torch.equal(some.images, cut_patches(**surveys, random_state=1).images)
+    for other in (lazy, lazy.packed(tmp_path / "cache")):
+        assert torch.equal(other.images[:], some.images) and torch.equal(other.masks[:], some.masks)
+
+
+def test_patches_show_what_they_should(surveys):
+    data = cut_patches(**surveys)
+    assert data.objects.masks.any((1, 2, 3)).all() and not data.backgrounds.masks.any()
+    for (top, left, *_), name in zip(data.places, data.source):
+        labels = np.asarray(Image.open(Path(name).with_name(f"l{Path(name).stem[1:]}.png")))
+        assert not (labels[top:top + 40, left:left + 40] == 11).any()
+
+
+def test_no_patch_where_nothing_was_measured():
+    image, labels = sonar(height=200, band=(130, 165)), np.zeros((200, 300), np.uint8)
+    image[:, :100], labels[60:90, 190:220] = 0, 3
+    data = cut_patches([image], 40, labels=[labels], n_backgrounds=50, n_objects=5, invalid="zero", max_invalid=0.0, progress=False)
+    assert (data.places[:, 1] >= 98).all()
+
+
+@pytest.mark.parametrize("options, error, says", [
+    (dict(labels=[np.zeros((200, 300))], n_backgrounds=20, n_objects=1), ImageSetError, "No object patch of 40×40"),
+    (dict(labels=[np.ones((200, 300))], n_backgrounds=20, n_objects=1), ImageSetError, "No background-only patch of 40×40"),
+    (dict(labels=[np.zeros((10, 10))], stride=20), ImageSetError, "labels 10×10"),
+    (dict(labels=[], stride=20), ImageSetError, "1 images and 0 entries of labels or boxes"),
+    (dict(boxes=[[]], stride=20, source=["a", "b"]), ImageSetError, "2 entries of source"),
+    (dict(stride=20), ValueError, "either labels or boxes"),
+    (dict(boxes=[[]]), ValueError, "either stride"),
+    (dict(boxes=[[]], stride=20, invalid="none"), ValueError, "invalid='none'"),
+    (dict(boxes=[[]], stride=20, invalid=lambda image: image), ValueError, "the function for invalid areas gave"),
+])
+def test_cutting_errors(options, error, says):
+    with pytest.raises(error, match=re.escape(says)): cut_patches([sonar(height=200)], 40, progress=False, **options)
+
+
+def test_an_unreadable_image_is_refused_or_left_out(surveys):
+    surveys["images"][1].write_bytes(b"no")
+    with pytest.raises(ImageSetError, match="1 of 3 images cannot be cut"): cut_patches(**surveys)
+    with pytest.warns(UserWarning, match="left out"): data = cut_patches(**surveys, on_bad="skip")
+    assert len(data.skipped) == 1

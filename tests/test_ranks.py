@@ -12,19 +12,21 @@ warnings.simplefilter("ignore")
 import torch, lightning as L
 torch.set_num_threads(1)
 from bgcs.data.datasets import digits_on_textures
+from bgcs.objective.batches import Batches
 from bgcs.masks.segment import Segmenter
 from bgcs.objective.terms import Objective
 
 class Gradients(L.Callback):
     def __init__(self): self.seen = []
     def on_train_batch_end(self, trainer, segmenter, outputs, batch, batch_idx): self.seen[-1] |= {name: value.double() for name, value in outputs.items()}
-    def on_before_optimizer_step(self, trainer, segmenter, optimizer): self.seen.append({"gradient": torch.cat([p.grad.flatten() for p in segmenter.net.parameters()]).double()})
+    def on_before_optimizer_step(self, trainer, segmenter, optimizer): self.seen.append({"gradient": torch.cat([p.grad.flatten() for p in segmenter.model.net.parameters()]).double()})
 
 def run(out, per_cluster, objective={}, fit={}, **trainer):
     data = digits_on_textures(n=120, image_size=16)
     terms = Objective(**dict(opening=0.0, recomposition_weight=0.0, entropy_weight=0.1, area_weight=1.0, variation_weight=0.1, n_projections=32, patch_places=4) | objective)
     segmenter, gradients = Segmenter(base_width=4, depth=2, lr=0.01, objective=terms, schedule="constant"), Gradients()
-    segmenter.fit(data, data.background_class, per_cluster=per_cluster, n_real=16, progress=False, accelerator="cpu", callbacks=[gradients], **dict(steps=4, epochs=2, target_clusters=2, held_out=None) | fit, **trainer)
+    batches = Batches(per_cluster, 16, fit.pop("target_clusters", 2))
+    segmenter.fit(data, data.background_class, batches=batches, progress=False, accelerator="cpu", callbacks=[gradients], **dict(steps=4, rounds=2, held_out=None) | fit, **trainer)
     if int(__import__("os").environ.get("RANK", __import__("os").environ.get("LOCAL_RANK", 0))) == 0: torch.save({"seen": gradients.seen, "weights": segmenter.net.state_dict(), "threshold": segmenter.threshold_, "history": segmenter.history_}, out)
 
 if __name__ == "__main__": exec(sys.argv[1])
@@ -68,7 +70,7 @@ def test_two_processes_are_one_with_twice_the_batch(folder, way, precision, exac
 
 def test_all_of_training_on_two_processes(folder):
     "Mosaics, recomposition, a choice on held-out images: as by default, and resumed."
-    call = "run({out!r}, 3, dict(opening=0.3, recomposition_weight=2.0), dict(steps=12, epochs=4, held_out=0.5, folder={folder!r}), devices=2, strategy='ddp')"
+    call = "run({out!r}, 3, dict(opening=0.3, recomposition_weight=2.0), dict(steps=12, rounds=4, held_out=0.5, folder={folder!r}), devices=2, strategy='ddp')"
     for out in ("first", "again"): run(folder / "script.py", call.format(out=str(folder / out), folder=str(folder / "run")))
     first, again = (torch.load(folder / name, weights_only=True) for name in ("first", "again"))
     assert len(first["history"]) == 4 and first["history"] == again["history"] and first["threshold"] == again["threshold"] and not again["seen"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bgcs.objective.batches import Batches
 from bgcs.training.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.refresh import RefreshClusters
@@ -15,7 +16,7 @@ from bgcs.masks.segment import Segmenter
 from bgcs.objective.terms import Objective
 from bgcs.training.learner import NotFinite, OutOfMemory
 
-small = {"progress": False, "accelerator": "cpu", "per_cluster": 3, "n_real": 10}
+small = {"progress": False, "accelerator": "cpu", "batches": Batches(3, 10)}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def data(): return digits_on_textures(n=90, image_size=24)
 
 def fit(data, segmenter=None, **settings):
     segmenter = segmenter or Segmenter(base_width=4, depth=1, objective=Objective(n_projections=16, patch_places=4))
-    return segmenter.fit(data, data.background_class, **small | {"steps": 24, "epochs": 4, "held_out": None} | settings)
+    return segmenter.fit(data, data.background_class, **small | {"steps": 24, "rounds": 4, "held_out": None} | settings)
 
 
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
@@ -34,6 +35,7 @@ KILLING = """
 import json, os, random, signal, sys, time, warnings
 import torch
 warnings.simplefilter("ignore")
+from bgcs.objective.batches import Batches
 from bgcs.training.checkpoints import checkpoints_in
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.segment import Segmenter
@@ -44,7 +46,7 @@ data = digits_on_textures(n=150, image_size=24)
 
 def train(folder):
     segmenter = Segmenter(base_width=24, depth=2, objective=Objective(n_projections=16, patch_places=4))
-    return segmenter.fit(data, data.background_class, steps=90, epochs=9, per_cluster=3, n_real=10, held_out=0.4, save_every=2, folder=folder, progress=False, accelerator="cpu")
+    return segmenter.fit(data, data.background_class, steps=90, rounds=9, batches=Batches(3, 10), held_out=0.4, save_every=2, folder=folder, progress=False, accelerator="cpu")
 
 draw, parts, steps, status = random.Random(0), 0, [], None
 while True:
@@ -135,7 +137,7 @@ def test_slurm_job_saves_and_queues_itself_again(data, tmp_path):
 def test_other_settings_are_refused_by_name(data, tmp_path):
     fit(data, folder=tmp_path)
     other = digits_on_textures(n=90, image_size=24, random_state=1)
-    for settings, text in (({"steps": 25}, "steps: 24 there, 25 now"), ({"segmenter": Segmenter(base_width=8, depth=1)}, "base_width: 4 there, 8 now"), ({"per_cluster": 4}, "per_cluster: 3 there, 4 now")):
+    for settings, text in (({"steps": 25}, "steps: 24 there, 25 now"), ({"segmenter": Segmenter(base_width=8, depth=1)}, "base_width: 4 there, 8 now"), ({"batches": Batches(4, 10)}, "per_cluster: 3 there, 4 now")):
         with pytest.raises(ValueError, match=text): fit(data, folder=tmp_path, **settings)
     with pytest.raises(ValueError, match="content of the images"): fit(other, folder=tmp_path)
     assert same(fit(data, folder=tmp_path), fit(data))  # finished: comes back as it was
@@ -146,7 +148,7 @@ def test_refreshed_clusters_survive(data, tmp_path):
     import lightning as L
     clusterer = BackgroundClusterer(3, encoder="pixels", progress=False).fit(data)
     class Break(L.Callback):
-        def on_train_batch_end(self, trainer, segmenter, *rest): trainer.global_step == 15 and segmenter.stop()
+        def on_train_batch_end(self, trainer, module, *rest): trainer.global_step == 15 and module.model.stop()
     def run(callbacks=(), **settings):
         refresh = RefreshClusters(clusterer, start=0.2)
         return fit(data, callbacks=[refresh, *callbacks], **settings), refresh
@@ -158,7 +160,7 @@ def test_refreshed_clusters_survive(data, tmp_path):
 def test_newest_checkpoint_damaged_the_one_before_is_taken(data, tmp_path):
     import lightning as L
     class Break(L.Callback):
-        def on_train_batch_end(self, trainer, segmenter, *rest): trainer.global_step == 9 and segmenter.stop()
+        def on_train_batch_end(self, trainer, module, *rest): trainer.global_step == 9 and module.model.stop()
     with pytest.warns(UserWarning, match="stopped"): fit(data, folder=tmp_path, callbacks=[Break()], save_every=2)
     newest = checkpoints_in(tmp_path)[0]
     newest.write_bytes(newest.read_bytes()[:-7])

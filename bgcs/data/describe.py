@@ -18,10 +18,10 @@ from .splits import Splits, exact_duplicates
 from .stores import attempt
 
 # %% auto #0
-__all__ = ['near_duplicates', 'Description', 'describe']
+__all__ = ['Description', 'describe']
 
 # %% ../../nbs/data/06_describe.ipynb #46a9ca55
-def near_duplicates(
+def _near_duplicates(
     images,  # `(n, c, h, w)`, a tensor or `LazyImages`
     correlation: float = 0.98,  # of 16×16 pictures, above which two images are near
 ) -> np.ndarray:  # `(p, 2)` int64: pairs of images, the first before the second
@@ -54,98 +54,140 @@ class Description:
     near: np.ndarray = field(repr=False)  # `(p, 2)` pairs of images that nearly show the same
     across: dict | None  # with splits: 'exact' and 'near', pairs of images in different parts
 
-    def __str__(self): return "\n".join(_lines(self))
+    def __str__(self): return "\n".join([*_facts(self), *_warnings(self)])
+
+    def plot(self,
+        n: int = 8,  # images of each class on the contact sheet
+    ):  # a matplotlib figure
+        "Intensity histograms by class, images by source, and a contact sheet."
+        return _plot(self, n)
 
     def _ipython_display_(self):
         from IPython.display import display
         print(self)
         display(self.plot())
 
-    def plot(self,
-        n: int = 8,  # images of each class on the contact sheet
-    ):  # a matplotlib figure
-        "Intensity histograms by class, images by source, and a contact sheet."
-        import matplotlib.pyplot as plt
-        fig = plt.figure(figsize=(9, 4.2))
-        top, sheet = fig.subfigures(2, 1, height_ratios=[1.1, 1])
-        left, right = top.subplots(1, 2)
-        for name, shares in self.histograms.items(): left.stairs(shares, np.linspace(0, 1, len(shares) + 1), label=name, fill=True, alpha=0.5)
-        left.set(xlabel=f"intensity, normalised by {self.data.normalization}", ylabel="share of pixels", xlim=(0, 1))
-        left.legend(fontsize=8)
-        _plot_sources(right, self.by_source)
-        pictures = self.data.examples(n)
-        plot_images(pictures, axes=sheet.subplots(len(pictures) // n, n))
-        sheet.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.02, 0.02)
-        top.subplots_adjust(0.08, 0.27, 0.98, 0.95, 0.2)
-        plt.close(fig)
-        return fig
+# %% ../../nbs/data/06_describe.ipynb #6dbf9f58
+def _plural(n, thing): return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
-def _plot_sources(ax, by_source, most=30):
-    rows = sorted(by_source.items(), key=lambda item: -sum(item[1]))[:most]
-    counts = np.array([c for _, c in rows])
-    for k, name in enumerate(("object", "background-only")): ax.bar(np.arange(len(rows)), counts[:, k], bottom=counts[:, :k].sum(1), label=name, alpha=0.7)
-    ax.set(xlabel=f"source{f', the {most} largest of {len(by_source)}' if len(by_source) > most else ''}", ylabel="images")
-    ax.set_xticks(np.arange(len(rows)), [str(name)[-12:] for name, _ in rows] if len(rows) <= 8 else [""] * len(rows), fontsize=7)
-
-def _lines(d):
-    yield ", ".join(f"{n} {kind} images" for kind, n in d.counts.items()) + f" of {d.shape[1]}×{d.shape[2]}, {d.shape[0]} channel{'s' * (d.shape[0] > 1)}; normalisation {d.data.normalization}"
-    if d.data.source is not None: yield f"{len(d.by_source)} sources, from {min(map(sum, d.by_source.values()))} to {max(map(sum, d.by_source.values()))} images each"
+def _facts(d: Description):
+    "What there is, line by line."
+    counts = ", ".join(f"{n} {kind} images" for kind, n in d.counts.items())
+    channels, height, width = d.shape
+    as_used = _plural(channels, "channel")
+    yield f"{counts} of {height}×{width}, {as_used}; normalisation {d.data.normalization}"
+    if d.data.source is not None:
+        sizes = [sum(pair) for pair in d.by_source.values()]
+        least, most = min(sizes), max(sizes)
+        yield f"{len(sizes)} sources, from {least} to {most} images each"
     if d.files: yield "files: " + "; ".join(f"{form} ({n})" for form, n in d.files.items())
-    for kind, (low, high) in d.raw_range.items(): yield f"{kind}: {d.data.raw_dtype} from {low:.5g} to {high:.5g}; {d.clipped[kind][0]:.1%} of pixels become 0, {d.clipped[kind][1]:.1%} become 1"
-    yield from _warnings(d)
+    for kind, (low, high) in d.raw_range.items():
+        dark, bright = d.clipped[kind]
+        clipped = f"{dark:.1%} of pixels become 0, {bright:.1%} become 1"
+        yield f"{kind}: {d.data.raw_dtype} from {low:.5g} to {high:.5g}; {clipped}"
 
-def _warnings(d):
-    a, b = d.histograms.values() if len(d.histograms) == 2 else (np.zeros(1),) * 2
-    overlap = np.minimum(a, b).sum()
-    if len(d.histograms) == 2 and overlap < 0.7: yield f"! Intensities of the two classes overlap by only {overlap:.0%}. If they come from another camera, gain or day, that is what will be learned, not the object"
-    if d.duplicates: yield f"! {sum(map(len, d.duplicates))} images are exact copies of each other, in {len(d.duplicates)} group{'s' * (len(d.duplicates) > 1)}, such as {_called(d.data, d.duplicates[0])}"
-    mixed = [g for g in d.duplicates if len({bool(d.data.presence[i]) for i in g}) > 1]
-    if mixed: yield f"! {len(mixed)} of these groups hold the same image as object image and as background-only image: {_called(d.data, mixed[0])}"
-    if len(d.near): yield f"! {len(d.near)} pairs show nearly the same, such as {_called(d.data, d.near[0])}"
-    if d.across is not None:
-        for kind, pairs in d.across.items(): yield f"{'!' if pairs else '✓'} {len(pairs)} {kind} duplicates across training, validation and test" + (f", such as {_called(d.data, pairs[0])}; give them one source" if pairs else "")
+def _called(
+    data: ImageSet,
+    indices,  # of images, of which the first two are named
+) -> str:
+    "Images by their names, or by their numbers where they have none."
+    names = [f"image {i}" if data.names is None else str(data.names[i]) for i in list(indices)[:2]]
+    return " and ".join(names)
+
+# %% ../../nbs/data/06_describe.ipynb #7fa73310
+def _warnings(d: Description):
+    "What should make one think, line by line."
+    yield from _warn_of_intensities(d)
+    yield from _warn_of_copies(d)
+    if d.across is not None: yield from _warn_of_leaks(d)
     if d.data.skipped: yield f"! {len(d.data.skipped)} images were left out:\n" + listing(list(d.data.skipped), 5)
 
-def _called(data, indices): return " and ".join(str(data.names[i]) if data.names is not None else f"image {i}" for i in list(indices)[:2])
+def _warn_of_intensities(d, least=0.7):
+    if len(d.histograms) < 2: return
+    overlap = np.minimum(*d.histograms.values()).sum()
+    if overlap >= least: return
+    yield (f"! Intensities of the two classes overlap by only {overlap:.0%}. "
+           "If they come from another camera, gain or day, that is what will be learned, not the object")
 
-# %% ../../nbs/data/06_describe.ipynb #8b444b72
-def describe(
-    data: ImageSet,  # the set; a lazy one is packed first, since all images are read
-    splits: Splits | None = None,  # a split of it, to look for duplicates across its parts
-    most: int = 20_000,  # images to look at for near-duplicates, intensities and file headers, drawn at random from larger sets
-    random_state: int = 0,  # seed of that draw
-) -> Description:
-    "Counts by class and source, sizes and types of the files, intensities by class, duplicates."
-    data = data.packed()
-    looked = np.arange(len(data)) if len(data) <= most else np.sort(np.random.default_rng(random_state).choice(len(data), most, replace=False))
-    some = data[torch.from_numpy(looked)]
-    first = exact_duplicates(data)
-    groups = [np.flatnonzero(first == i).tolist() for i in np.unique(first[first != np.arange(len(data))])]
-    near = looked[near_duplicates(some.images)]
-    near = near[first[near[:, 0]] != first[near[:, 1]]] if len(near) else near
-    kinds = {name: part for name, part in (("object", some.objects), ("background-only", some.backgrounds)) if len(part)}
-    n = int(data.presence.sum())
-    measured = {name: _intensities(part) for name, part in kinds.items()}
-    return Description(data, {"object": n, "background-only": len(data) - n}, _by_source(data), _files(some), data.shape, {k: m[0] for k, m in measured.items()},
-                       {k: m[1] for k, m in measured.items()}, {k: m[2] for k, m in measured.items()}, groups, near, None if splits is None else _across(splits.part, groups, near))
+def _warn_of_copies(d):
+    if d.duplicates:
+        n, such = sum(map(len, d.duplicates)), _called(d.data, d.duplicates[0])
+        groups = _plural(len(d.duplicates), "group")
+        yield f"! {n} images are exact copies of each other, in {groups}, such as {such}"
+    mixed = [group for group in d.duplicates if len(d.data.presence[group].unique()) > 1]
+    if mixed:
+        such = _called(d.data, mixed[0])
+        yield f"! {len(mixed)} of these groups hold the same image as object image and as background-only image: {such}"
+    if len(d.near):
+        such = _called(d.data, d.near[0])
+        yield f"! {len(d.near)} pairs show nearly the same, such as {such}"
 
-def _by_source(data):
+def _warn_of_leaks(d):
+    for kind, pairs in d.across.items():
+        said = f"{len(pairs)} {kind} duplicates across training, validation and test"
+        such = _called(d.data, pairs[0]) if pairs else ""
+        yield f"! {said}, such as {such}; give them one source" if pairs else f"✓ {said}"
+
+# %% ../../nbs/data/06_describe.ipynb #5d390b02
+def _plot(d: Description, n: int):
+    "Intensity histograms by class, images by source, and n images of each class."
+    import matplotlib.pyplot as plt
+    fig = plt.figure(figsize=(9, 4.2))
+    top, sheet = fig.subfigures(2, 1, height_ratios=[1.1, 1])
+    left, right = top.subplots(1, 2)
+    _plot_intensities(left, d)
+    _plot_sources(right, d.by_source)
+    pictures = d.data.examples(n)
+    plot_images(pictures, axes=sheet.subplots(len(pictures) // n, n))
+    sheet.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.02, 0.02)
+    top.subplots_adjust(0.08, 0.27, 0.98, 0.95, 0.2)
+    plt.close(fig)
+    return fig
+
+def _plot_intensities(ax, d):
+    for name, shares in d.histograms.items():
+        ax.stairs(shares, np.linspace(0, 1, len(shares) + 1), label=name, fill=True, alpha=0.5)
+    ax.set(xlabel=f"intensity, normalised by {d.data.normalization}", ylabel="share of pixels", xlim=(0, 1))
+    ax.legend(fontsize=8)
+
+def _plot_sources(ax, by_source, most=30, named=8):
+    "Numbers of images of the largest sources; few sources are named."
+    rows = sorted(by_source.items(), key=lambda item: -sum(item[1]))[:most]
+    counts, at = np.array([pair for _, pair in rows]), np.arange(len(rows))
+    for k, kind in enumerate(("object", "background-only")):
+        ax.bar(at, counts[:, k], bottom=counts[:, :k].sum(1), label=kind, alpha=0.7)
+    label = f"source, the {most} largest of {len(by_source)}" if len(by_source) > most else "source"
+    ax.set(xlabel=label, ylabel="images")
+    names = [str(name)[-12:] for name, _ in rows] if len(rows) <= named else [""] * len(rows)
+    ax.set_xticks(at, names, fontsize=7)
+
+# %% ../../nbs/data/06_describe.ipynb #be35d03d
+def _by_source(data: ImageSet) -> dict:
+    "For each source, how many images show the object, and how many don't."
     if data.source is None: return {"each its own": (int(data.presence.sum()), int((~data.presence).sum()))}
     names, of = np.unique(data.source, return_inverse=True)
     shows = np.bincount(of, weights=data.presence.numpy(), minlength=len(names)).astype(int)
-    return dict(zip(names.tolist(), zip(shows.tolist(), (np.bincount(of) - shows).tolist())))
+    lacks = np.bincount(of) - shows
+    return dict(zip(names.tolist(), zip(shows.tolist(), lacks.tolist())))
 
-def _files(some, most=500):
+def _form(info) -> str:
+    "How a file looks, such as '3×480×640 uint8'."
+    pages = f", {info.pages} pages" if info.pages > 1 else ""
+    return f"{info.channels}×{info.height}×{info.width} {info.dtype}{pages}"
+
+def _files(some: ImageSet, most: int = 500) -> dict:
     "How files look before they are cropped, resized and converted, of at most a few hundred headers."
     if some.paths is None: return {}
     paths = list(dict.fromkeys(some.paths.tolist()))
     chosen = {paths[i] for i in np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)}
-    infos = [attempt(lambda: image_info(p)) for p in sorted(chosen)]
-    return dict(Counter(f"{i.channels}×{i.height}×{i.width} {i.dtype}{f', {i.pages} pages' * (i.pages > 1)}" for i in infos if not isinstance(i, ImageSetError)).most_common(6))
+    infos = [attempt(lambda: image_info(path)) for path in sorted(chosen)]
+    forms = Counter(_form(info) for info in infos if not isinstance(info, ImageSetError))
+    return dict(forms.most_common(6))
 
-def _intensities(part):
+def _intensities(part: ImageSet):
     "Range of raw numbers, histogram of normalised ones, and shares at 0 and at 1."
-    counts, low, high, ends, n = np.zeros(64), np.inf, -np.inf, np.zeros(2), 0
+    counts, ends, n = np.zeros(64), np.zeros(2), 0
+    low, high = np.inf, -np.inf
     for start in range(0, len(part), 1024):
         index = slice(start, start + 1024)
         images = part.images[index]
@@ -156,5 +198,37 @@ def _intensities(part):
     return (float(low), float(high)), counts / counts.sum(), tuple(ends / n)
 
 def _across(part, groups, near):
-    pairs = lambda candidates: [(int(a), int(b)) for a, b in candidates if part[a] != part[b]]
-    return {"exact": pairs([(g[0], other) for g in groups for other in g[1:]]), "near": pairs(near.tolist())}
+    "Pairs of copies, and of images that nearly show the same, that lie in different parts of a split."
+    def leaks(pairs): return [(int(a), int(b)) for a, b in pairs if part[a] != part[b]]
+    copies = [(group[0], other) for group in groups for other in group[1:]]
+    return {"exact": leaks(copies), "near": leaks(near.tolist())}
+
+# %% ../../nbs/data/06_describe.ipynb #8b444b72
+def _looked_at(n, most, random_state):
+    "Numbers of the images to look at: all, or so many at random, in their order."
+    if n <= most: return np.arange(n)
+    return np.sort(np.random.default_rng(random_state).choice(n, most, replace=False))
+
+def describe(
+    data: ImageSet,  # the set; a lazy one is packed first, since all images are read
+    splits: Splits | None = None,  # a split of it, to look for duplicates across its parts
+    most: int = 20_000,  # images to look at for near-duplicates, intensities and file headers, drawn at random from larger sets
+    random_state: int = 0,  # seed of that draw
+) -> Description:
+    "Counts by class and source, sizes and types of the files, intensities by class, duplicates."
+    data = data.packed()
+    looked = _looked_at(len(data), most, random_state)
+    some = data[torch.from_numpy(looked)]
+    first = exact_duplicates(data)
+    copied = np.unique(first[first != np.arange(len(data))])
+    groups = [np.flatnonzero(first == i).tolist() for i in copied]
+    near = looked[_near_duplicates(some.images)]
+    if len(near): near = near[first[near[:, 0]] != first[near[:, 1]]]
+    kinds = {"object": some.objects, "background-only": some.backgrounds}
+    measured = {kind: _intensities(part) for kind, part in kinds.items() if len(part)}
+    ranges, histograms, clipped = ({kind: found[k] for kind, found in measured.items()} for k in range(3))
+    n = int(data.presence.sum())
+    return Description(
+        data, counts={"object": n, "background-only": len(data) - n}, by_source=_by_source(data), files=_files(some),
+        shape=data.shape, raw_range=ranges, histograms=histograms, clipped=clipped, duplicates=groups, near=near,
+        across=None if splits is None else _across(splits.part, groups, near))

@@ -12,7 +12,7 @@ from pathlib import Path
 from .files import ImageSetError
 
 # %% auto #0
-__all__ = ['SetFile', 'ResumingDownload', 'fetch']
+__all__ = ['SetFile', 'fetch']
 
 # %% ../../nbs/data/08_fetch.ipynb #b3df7ad5
 @dataclass(frozen=True)
@@ -26,10 +26,14 @@ class SetFile:
 
     def advice(self, root) -> str:
         "Where to put the file, and where it can be had."
-        return f"{Path(root) / self.path} from {self.url}" + f", unpacked to {self.folder}" * bool(self.folder) + f" (by hand: {self.by_hand})" * (not self.checksum)
+        place = Path(root) / self.path
+        said = f"{place} from {self.url}"
+        if self.folder: said += f", unpacked to {self.folder}"
+        if not self.checksum: said += f" (by hand: {self.by_hand})"
+        return said
 
 # %% ../../nbs/data/08_fetch.ipynb #9b56113f
-class ResumingDownload:
+class _ResumingDownload:
     "A downloader for pooch that goes on where the connection broke, in this call and in later ones."
     def __init__(self,
         part,  # file that keeps what came so far
@@ -50,34 +54,30 @@ class ResumingDownload:
 
     def _fetch_rest(self, url):
         import requests
-        from tqdm.auto import tqdm
         have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        headers = {"Accept-Encoding": "identity"}
+        if have: headers["Range"] = f"bytes={have}-"
         with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
             if answer.status_code == 416: return  # nothing is left to send
             answer.raise_for_status()
             if answer.status_code != 206: have = 0  # the server cannot send a part, and starts again
-            total = have + int(answer.headers.get("Content-Length", 0)) or None
-            with open(self.part, "ab" if have else "wb") as file, tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=self.part.stem, disable=not self.progress, delay=1, leave=False) as bar:
-                for chunk in answer.iter_content(1 << 16): bar.update(file.write(chunk))
+            self._append(answer, have)
 
-def fetch(
-    file: SetFile,
-    root,  # folder to put it below
-    progress: bool = True,  # show a bar
-) -> Path:  # the file, or the folder that it unpacked to
-    "Download a file whose checksum is known, and unpack it if it is an archive; what is there already is not fetched again."
-    import tarfile
-    import pooch
-    target = Path(root) / file.path
-    if file.folder and (Path(root) / file.folder).exists(): return Path(root) / file.folder
-    if not file.checksum: raise ImageSetError(f"{file.path} is not fetched by download=True. Put {file.advice(root)}")
-    try:
-        pooch.retrieve(file.url, file.checksum, target.name, target.parent, downloader=ResumingDownload(f"{target}.part", progress=progress))
-        return _unpack(target, Path(root), file.folder) if file.folder else target
-    except (OSError, ValueError, EOFError, tarfile.TarError) as error: raise ImageSetError(f"{file.url} could not be fetched ({type(error).__name__}: {error}). Try again later, which goes on where it stopped, or put {file.advice(root)}") from None
+    def _append(self, answer, have):
+        "What the server sends, behind the bytes that are there."
+        from tqdm.auto import tqdm
+        total = have + int(answer.headers.get("Content-Length", 0)) or None
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=self.part.stem,
+                   disable=not self.progress, delay=1, leave=False)
+        with open(self.part, "ab" if have else "wb") as file, bar:
+            for chunk in answer.iter_content(1 << 16): bar.update(file.write(chunk))
 
-def _unpack(archive, root, folder):
+# %% ../../nbs/data/08_fetch.ipynb #bca74e53
+def _unpack(
+    archive: Path,  # a tar file, packed or not
+    root: Path,  # where to unpack it
+    folder: str,  # what the archive holds
+) -> Path:  # the folder
     "Unpacked aside, so that a folder of this name is a whole one."
     import shutil
     import tarfile
@@ -87,3 +87,24 @@ def _unpack(archive, root, folder):
     os.replace(aside / folder, root / folder)
     shutil.rmtree(aside)
     return root / folder
+
+def fetch(
+    file: SetFile,
+    root,  # folder to put it below
+    progress: bool = True,  # show a bar
+) -> Path:  # the file, or the folder that it unpacked to
+    "Download a file whose checksum is known, and unpack an archive; what is there already is not fetched again."
+    import tarfile
+    import pooch
+    root = Path(root)
+    target = root / file.path
+    if file.folder and (root / file.folder).exists(): return root / file.folder
+    advice = file.advice(root)
+    if not file.checksum: raise ImageSetError(f"{file.path} is not fetched by download=True. Put {advice}")
+    download = _ResumingDownload(f"{target}.part", progress=progress)
+    try:
+        pooch.retrieve(file.url, file.checksum, target.name, target.parent, downloader=download)
+        return _unpack(target, root, file.folder) if file.folder else target
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        kind, remedy = type(error).__name__, f"Try again later, which goes on where it stopped, or put {advice}"
+        raise ImageSetError(f"{file.url} could not be fetched ({kind}: {error}). {remedy}") from None

@@ -14,15 +14,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image
+from .checks import check_choice, check_whole, listed
+from .files import ImageInfo, ImageSetError, find_images, image_info, listing
+from .files import change_size, channels_first, read_image
 from .intensity import Normalization, as_normalization
-from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, attempt, dataset_of, open_hdf5, pack, read_all, without_alpha
+from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, pack
+from .stores import _read_all, attempt, dataset_of, open_hdf5, without_alpha
 
 # %% auto #0
-__all__ = ['LOAD_AT_ONCE', 'plot_images', 'ImageSet', 'as_raw', 'from_arrays', 'open_set', 'from_files', 'as_presence',
-           'MaskStore', 'from_folders', 'from_table', 'from_globs', 'from_hdf5', 'from_dataset']
+__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'MaskStore', 'from_files', 'from_folders', 'from_table',
+           'from_globs', 'from_hdf5', 'from_dataset']
 
 # %% ../../nbs/data/04_images.ipynb #b6e4055b
+def _grid(n, columns, size, titled):
+    "A new figure with axes for n pictures."
+    import matplotlib.pyplot as plt
+    rows, height = -(-n // columns), 1.25 if titled else 1.05
+    return plt.subplots(rows, columns, figsize=(columns * size, rows * size * height), squeeze=False)
+
 def plot_images(
     images,  # `(n, c, h, w)` in [0, 1]
     titles=None,  # one a picture
@@ -34,26 +43,180 @@ def plot_images(
     import matplotlib.pyplot as plt
     images = torch.as_tensor(images).detach().float().cpu()
     own = axes is None
-    if own:
-        rows = -(-len(images) // columns)
-        fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * (1.25 if titles is not None else 1.05)), squeeze=False)
+    if own: fig, axes = _grid(len(images), columns, size, titles is not None)
     axes = np.ravel(axes)
     for ax in axes: ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes, images)):
         shown = image.permute(1, 2, 0) if len(image) == 3 else image[0]
-        ax.imshow(shown.clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(shown.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
         if titles is not None: ax.set_title(str(titles[i]), fontsize=8, pad=2)
     if own:
         fig.tight_layout(pad=0.2)
         plt.close(fig)
     return axes[0].figure
 
-# %% ../../nbs/data/04_images.ipynb #24c142b6
+# %% ../../nbs/data/04_images.ipynb #6ed9f562
 _COLUMNS = ("images", "presence", "source", "names", "masks", "background_class", "places", "paths")
 
+def _take(values, index):
+    "Some rows of a column, by a tensor of integers."
+    if values is None: return None
+    if isinstance(values, LazyImages): return values.select(index)
+    return values[index.numpy() if isinstance(values, np.ndarray) else index]
+
+class _Samples(torch.utils.data.Dataset):
+    "What a batch of `ImageSet.batches` holds."
+    def __init__(self, data): self.images, self.presence = data.images, data.presence
+
+    def __getitem__(self, indices):
+        index = torch.as_tensor(indices)
+        return {"images": self.images[index], "presence": self.presence[index], "index": index}
+
+# %% ../../nbs/data/04_images.ipynb #0afc0f48
+def _no_images(kind):
+    return (f"There are no {kind} images. Both kinds are needed: "
+            "the method compares objects before other backgrounds with real ones.")
+
+def _check_kinds(presence):
+    if not presence.any(): raise ImageSetError(_no_images("object"))
+    if presence.all(): raise ImageSetError(_no_images("background-only"))
+
+# %% ../../nbs/data/04_images.ipynb #54c7e19b
+def _some_of(data, n, gain):
+    "About `n` images of a set, spread evenly over it and made `gain` times as bright; `n` may exceed their number."
+    return gain * data.images[torch.linspace(0, len(data) - 1, n).long()]
+
+def _visible_gain(data, gain):
+    return gain or (6 if data.normalization.name == "mean-clip" else 1)  # the average of 'mean-clip' is 1/16
+
+def _full_rows(images, columns):
+    "Images, and as many white ones as fill the last row."
+    return torch.cat([images, torch.ones(-len(images) % columns, *images.shape[1:])])
+
+def _in_words(data):
+    "What a set holds, for its repr."
+    n, (c, h, w) = int(data.presence.sum()), data.shape
+    others, channels = len(data) - n, "channels" if c > 1 else "channel"
+    known = [name for name in ("source", "masks", "background_class") if getattr(data, name) is not None]
+    if data.lazy: known.append("read when used")
+    if data.skipped: known.append(str(len(data.skipped)) + " skipped")
+    words = f"{n} object + {others} background-only images of {h}×{w}, {c} {channels}"
+    return "; ".join([words, ", ".join(known)]) if known else words
+
+# %% ../../nbs/data/04_images.ipynb #76395fb4
+class _Seen:
+    "How an `ImageSet` is looked at."
+
+    def examples(self,
+        n: int,  # images of each kind
+        gain: float | None = None,  # see `plot`
+    ) -> torch.Tensor:  # `(2n, c, h, w)`, or `(n, c, h, w)` where there is one kind
+        "Object images, then background-only images, spread evenly over the set, as bright as an eye wants them."
+        gain = _visible_gain(self, gain)
+        return torch.cat([_some_of(kind, n, gain) for kind in (self.objects, self.backgrounds) if len(kind)])
+
+    def plot(self,
+        n: int = 20,  # images of each kind, at most
+        columns: int = 10,  # images in a row, at most
+        size: float = 0.7,  # inches a picture
+        gain: float | None = None,  # brightens the pictures; None: 6 for 'mean-clip', otherwise 1
+    ):  # a matplotlib figure
+        "Object images in the upper rows, background-only images in the lower ones, spread evenly over the set."
+        n, columns = check_whole("n", n, 1, "images"), check_whole("columns", columns, 1, "images")
+        gain, columns = _visible_gain(self, gain), min(columns, n)
+        rows = []
+        for kind in (self.objects, self.backgrounds):
+            if len(kind): rows.append(_full_rows(_some_of(kind, min(n, len(kind)), gain), columns))
+        return plot_images(torch.cat(rows), columns=columns, size=size)
+
+# %% ../../nbs/data/04_images.ipynb #689f445e
+def _stores_of(data):
+    "The stores of a lazy set, by the name of their column."
+    lazy = {name: getattr(data, name) for name in ("images", "masks")}
+    return {name: images.store for name, images in lazy.items() if isinstance(images, LazyImages)}
+
+def _check_of(data):
+    "The normalisation, where it must be tried on every image."
+    return None if data.normalization.always_applies(data.raw_dtype) else data.normalization
+
+def _without(data, good, skipped, columns):
+    "The good images of a set, with some columns given anew."
+    kept = data[torch.from_numpy(good)]._with(**columns, skipped=(*data.skipped, *skipped))
+    if skipped:
+        n = len(skipped)
+        warnings.warn(f"{n} images cannot be used and were left out: see .skipped")
+    if len(data.presence.unique()) > len(kept.presence.unique()): _check_kinds(kept.presence)
+    return kept
+
+def _in_memory(data, progress):
+    stores = _stores_of(data)
+    transforms = {name: getattr(data, name).transform for name in stores}
+    parts = {name: [] for name in stores}
+    def write(batch):
+        for name, images in batch.items():
+            if images: parts[name].append(transforms[name](np.stack(images)))
+    index, check = data.images.index, _check_of(data)
+    kept, skipped = _read_all(stores, write, data.on_bad, progress, indices=index, check=check)
+    whole = {name: torch.cat(batches) for name, batches in parts.items()}
+    return _without(data, np.isin(np.arange(len(data)), kept), skipped, whole)
+
+def _in_cache(data, folder, progress):
+    packed = pack(_stores_of(data), data.on_bad, folder, progress, check=_check_of(data))
+    position = np.full(data.images.store.shape[0], -1)
+    position[packed.kept] = np.arange(len(packed.kept))
+    index = position[data.images.index]
+    columns = {}
+    for name, store in packed.stores.items():
+        columns[name] = LazyImages(store, getattr(data, name).transform, index[index >= 0])
+    return _without(data, index >= 0, packed.skipped, columns)
+
+# %% ../../nbs/data/04_images.ipynb #9b22221a
+class _Held:
+    "Where the pixels of an `ImageSet` are, and how they come nearer."
+
+    @property
+    def lazy(self) -> bool:
+        "Whether pixels are read when they are used."
+        return isinstance(self.images, LazyImages)
+
+    def info(self,
+        i: int,  # number of an image
+    ) -> ImageInfo:
+        "What the header of an image's file says: its pages, its georeference."
+        if self.paths is None: raise ValueError("this set was not read from files")
+        return image_info(self.paths[i])
+
+    def loaded(self,
+        progress: bool = True,  # show a bar, if it takes longer than a second
+    ) -> ImageSet:
+        "The same set in memory, every image checked."
+        return _in_memory(self, progress) if self.lazy else self
+
+    def packed(self,
+        folder=None,  # where to keep the cache; None: `bgcs.data.stores.cache_folder()`
+        progress: bool = True,  # show a bar, if it takes longer than a second
+    ) -> ImageSet:
+        "The same set, reading from a packed cache, which is built unless it is there. Sets in memory stay as they are."
+        if not self.lazy or isinstance(self.images.store, ArrayStore): return self
+        return _in_cache(self, folder, progress)
+
+    def batches(self,
+        batch_size: int = 256,  # images at a time
+        shuffle: bool = False,  # in random order
+        generator: torch.Generator | None = None,  # for a repeatable order
+        num_workers: int = 0,  # processes that read ahead
+    ) -> torch.utils.data.DataLoader:  # of dicts: 'images' `(b, c, h, w)`, 'presence' `(b,)`, 'index' `(b,)`
+        "Batches for a loop of one's own; masks are not among them."
+        from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+        every = range(len(self))
+        order = RandomSampler(every, generator=generator) if shuffle else SequentialSampler(every)
+        order = BatchSampler(order, batch_size, drop_last=False)
+        return DataLoader(_Samples(self), batch_size=None, sampler=order, num_workers=num_workers)
+
+# %% ../../nbs/data/04_images.ipynb #24c142b6
 @dataclass(frozen=True, eq=False, repr=False)
-class ImageSet:
-    "Images with their presence labels. `masks` and `background_class` are for evaluation: training works on `weak()`, which lacks them."
+class ImageSet(_Held, _Seen):
+    "Images with their presence labels. Masks and background classes are for evaluation: training works on `weak()`."
     images: torch.Tensor | LazyImages  # `(n, c, h, w)` float32 in [0, 1]
     presence: torch.Tensor  # `(n,)` bool: True where the object is in the image
     source: np.ndarray | None = None  # `(n,)` str or int: what each image was cut from; without it, each image is its own source
@@ -67,22 +230,29 @@ class ImageSet:
     on_bad: str = "error"  # what becomes of images that cannot be used: 'error', or 'skip'
     skipped: tuple[str, ...] = ()  # complaints about images that were left out
 
-    def __post_init__(self):
-        if self.on_bad not in ("error", "skip"): raise ValueError(f"on_bad={self.on_bad!r}; expected 'error' or 'skip'")
+    def __post_init__(self): check_choice("on_bad", self.on_bad, ("error", "skip"))
 
     def __len__(self): return len(self.images)
 
-    @property
-    def shape(self) -> tuple[int, int, int]: "`(channels, height, width)` of one image"; return tuple(self.images.shape[1:])
+    def __repr__(self): return "ImageSet(" + _in_words(self) + ")"
 
     @property
-    def lazy(self) -> bool: "Whether pixels are read when they are used."; return isinstance(self.images, LazyImages)
+    def shape(self) -> tuple[int, int, int]:
+        "`(channels, height, width)` of one image"
+        return tuple(self.images.shape[1:])
 
     @property
-    def objects(self) -> ImageSet: "The object images."; return self[self.presence]
+    def objects(self) -> ImageSet:
+        "The object images."
+        return self[self.presence]
 
     @property
-    def backgrounds(self) -> ImageSet: "The background-only images."; return self[~self.presence]
+    def backgrounds(self) -> ImageSet:
+        "The background-only images."
+        return self[~self.presence]
+
+    def _with(self, **changes):
+        return ImageSet(**({field.name: getattr(self, field.name) for field in fields(ImageSet)} | changes))
 
     def weak(self) -> ImageSet:
         "The same set without masks and background classes: all that training may see."
@@ -94,116 +264,100 @@ class ImageSet:
         index = torch.arange(len(self))[index].reshape(-1)
         return self._with(**{name: _take(getattr(self, name), index) for name in _COLUMNS})
 
-    def _with(self, **changes): return ImageSet(**({f.name: getattr(self, f.name) for f in fields(ImageSet)} | changes))
-
-    def info(self,
-        i: int,  # number of an image
-    ) -> ImageInfo:
-        "What the header of an image's file says: its pages, its georeference."
-        if self.paths is None: raise ValueError("this set was not read from files")
-        return image_info(self.paths[i])
-
-    def loaded(self,
-        progress: bool = True,  # show a bar, if it takes longer than a second
-    ) -> ImageSet:
-        "The same set in memory, every image checked."
-        if not self.lazy: return self
-        parts = {name: [] for name in self._stores()}
-        transforms = {name: getattr(self, name).transform for name in parts}
-        def write(batch):
-            for name, images in batch.items(): parts[name].append(transforms[name](np.stack(images)) if images else None)
-        kept, skipped = read_all(self._stores(), write, self.on_bad, progress, indices=self.images.index, check=self._check())
-        whole = {name: torch.cat([part for part in values if part is not None]) for name, values in parts.items()}
-        return _without(self, np.isin(np.arange(len(self)), kept), skipped, whole)
-
-    def packed(self,
-        folder=None,  # where to keep the cache; None: `bgcs.data.stores.cache_folder()`
-        progress: bool = True,  # show a bar, if it takes longer than a second
-    ) -> ImageSet:
-        "The same set, reading from a packed cache, which is built unless it is there; every image was checked then. Sets in memory stay as they are."
-        if not self.lazy or isinstance(self.images.store, ArrayStore): return self
-        packed = pack(self._stores(), self.on_bad, folder, progress, check=self._check())
-        position = np.full(self.images.store.shape[0], -1)
-        position[packed.kept] = np.arange(len(packed.kept))
-        index = position[self.images.index]
-        columns = {name: LazyImages(store, getattr(self, name).transform, index[index >= 0]) for name, store in packed.stores.items()}
-        return _without(self, index >= 0, packed.skipped, columns)
-
-    def _stores(self): return {name: getattr(self, name).store for name in ("images", "masks") if isinstance(getattr(self, name), LazyImages)}
-
-    def _check(self): return None if self.normalization.always_applies(self.raw_dtype) else self.normalization
-
-    def batches(self,
-        batch_size: int = 256,  # images at a time
-        shuffle: bool = False,  # in random order
-        generator: torch.Generator | None = None,  # for a repeatable order
-        num_workers: int = 0,  # processes that read ahead
-    ) -> torch.utils.data.DataLoader:  # of dicts: 'images' `(b, c, h, w)`, 'presence' `(b,)`, 'index' `(b,)`
-        "Batches for a loop of one's own; masks are not among them."
-        from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
-        order = RandomSampler(range(len(self)), generator=generator) if shuffle else SequentialSampler(range(len(self)))
-        return DataLoader(_Samples(self), batch_size=None, sampler=BatchSampler(order, batch_size, drop_last=False), num_workers=num_workers)
-
-    def plot(self,
-        n: int = 10,  # images of each kind
-        size: float = 0.9,  # inches a picture
-        gain: float | None = None,  # brightens the pictures; None: 6 for 'mean-clip', whose average is 1/16, otherwise 1
-    ):  # a matplotlib figure
-        "Object images above, background-only images below, spread evenly over the set."
-        return plot_images(self.examples(n, gain), columns=n, size=size)
-
-    def examples(self,
-        n: int,  # images of each kind
-        gain: float | None = None,  # see `plot`
-    ) -> torch.Tensor:  # `(2n, c, h, w)`, or `(n, c, h, w)` where there is one kind
-        "Object images, then background-only images, spread evenly over the set, as bright as an eye wants them."
-        gain = gain or (6 if self.normalization.name == "mean-clip" else 1)
-        kinds = [part for part in (self.objects, self.backgrounds) if len(part)]
-        return gain * torch.cat([part.images[torch.linspace(0, len(part) - 1, n).long()] for part in kinds])
-
-    def __repr__(self):
-        c, h, w = self.shape
-        n = int(self.presence.sum())
-        known = [k for k in ("source", "masks", "background_class") if getattr(self, k) is not None] + ["read when used"] * self.lazy + [f"{len(self.skipped)} skipped"] * bool(self.skipped)
-        return f"ImageSet({n} object + {len(self) - n} background-only images of {h}×{w}, {c} channel{'s' * (c > 1)}{'; ' * bool(known)}{', '.join(known)})"
-
-class _Samples(torch.utils.data.Dataset):
-    def __init__(self, data): self.images, self.presence = data.images, data.presence
-    def __getitem__(self, indices):
-        index = torch.as_tensor(indices)
-        return {"images": self.images[index], "presence": self.presence[index], "index": index}
-
-def _take(values, index):
-    if values is None: return None
-    if isinstance(values, LazyImages): return values.select(index)
-    return values[index.numpy() if isinstance(values, np.ndarray) else index]
-
-def _without(data, good, skipped, columns):
-    "The good images of a set, with some columns given anew."
-    kept = data[torch.from_numpy(good)]._with(**columns, skipped=(*data.skipped, *skipped))
-    if skipped: warnings.warn(f"{len(skipped)} images cannot be used and were left out: see .skipped")
-    if len(data.presence.unique()) > len(kept.presence.unique()): _check_kinds(kept)
-    return kept
-
-def _check_kinds(data):
-    for kind, there in (("object", data.presence), ("background-only", ~data.presence)):
-        if not there.any(): raise ImageSetError(f"There are no {kind} images. Both kinds are needed: the method compares objects before other backgrounds with real ones.")
-
 # %% ../../nbs/data/04_images.ipynb #f2a3a14f
-def as_raw(
+def _as_raw(
     array,  # `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`, of numbers
     name: str = "images",  # what to call them in an error
     channel_axis: int | None = None,  # 1 or -1; None: the shorter of the two
 ) -> np.ndarray:  # `(n, c, h, w)` of the same type
     "Images of any layout with their channels in front."
     array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asanyarray(array)
-    if array.dtype == object: raise ImageSetError(f"{name} differ in shape, so they make no single array. Resize or crop them to one size first.")
-    if array.dtype.kind not in "buif": raise ImageSetError(f"{name} have dtype {array.dtype}; expected real numbers (of complex ones, the magnitude).")
+    if array.dtype == object:
+        raise ImageSetError(f"{name} differ in shape, so they make no single array. "
+                            "Resize or crop them to one size first.")
+    if array.dtype.kind not in "buif":
+        raise ImageSetError(f"{name} have dtype {array.dtype}; expected real numbers (of complex ones, the magnitude).")
     try: return channels_first(array, True, channel_axis)
     except ImageSetError as error: raise ImageSetError(f"{name}: {error}") from None
 
+def _size(images): return "×".join(map(str, images.shape[1:]))
+
+def _check_alike(x, b):
+    "Object images `x` and background-only images `b` must be of one size, number of channels and type."
+    if not len(x): raise ImageSetError(_no_images("object"))
+    if not len(b): raise ImageSetError(_no_images("background-only"))
+    if x.shape[1:] != b.shape[1:]:
+        x_size, b_size = _size(x), _size(b)
+        raise ImageSetError(f"Object images are {x_size} and background-only images {b_size} "
+                            "(channels × height × width). Bring both to one size and number of channels.")
+    if x.dtype != b.dtype and not x.dtype.kind == b.dtype.kind == "f":
+        raise ImageSetError(f"Object images have dtype {x.dtype} and background-only images {b.dtype}, "
+                            "so their numbers may not mean the same. Bring both to one.")
+
+def _as_masks(masks, images):
+    masks = torch.as_tensor(np.asarray(masks))
+    masks = masks[:, None] if masks.ndim == 3 else masks
+    shape, expected = tuple(masks.shape), (len(images), 1, *images.shape[2:])
+    if shape != expected:
+        raise ImageSetError(f"masks have shape {shape}; expected {expected}, one for each object image.")
+    return masks > 0
+
+def _as_column(values, images, name):
+    values, n = np.asarray(values), len(images)
+    if values.shape != (n,):
+        raise ImageSetError(f"{name} has shape {values.shape}; expected ({n},), one entry for each image.")
+    return values
+
+# %% ../../nbs/data/04_images.ipynb #a8953478
+_LOAD_AT_ONCE = (5_000, 128_000_000)  # images and bytes up to which a set is read into memory as it is opened
+
+def _is_large(store):
+    size = np.prod(store.shape) * store.dtype.itemsize
+    return store.shape[0] > _LOAD_AT_ONCE[0] or size > _LOAD_AT_ONCE[1]
+
+def open_set(
+    store,  # of raw images, see `bgcs.data.stores`
+    presence,  # `(n,)` bool
+    normalization: Normalization,  # of the raw images
+    on_bad: str,  # 'error', or 'skip'
+    lazy: bool | None,  # read when used; None: sets of more than 5,000 images or 128 MB
+    progress: bool,  # show a bar
+    masks=None,  # a tensor, or a store of masks
+    labels: tuple | None = None,  # which values in a store of masks mean the object; None: all but 0
+    index: np.ndarray | None = None,  # which images of the store; None: all
+    **columns,  # others of `ImageSet`
+) -> ImageSet:
+    "An image set on a store; small ones are read at once. What every way in ends with."
+    if masks is not None and not isinstance(masks, torch.Tensor): masks = LazyImages(masks, MaskLabels(labels), index)
+    if index is not None:
+        columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
+    images, presence = LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool)
+    data = ImageSet(images, presence, masks=masks, normalization=normalization, raw_dtype=store.dtype.name,
+                    on_bad=on_bad, **columns)
+    _check_kinds(data.presence)
+    if data.skipped:
+        n = len(data.skipped)
+        warnings.warn(f"{n} images or folders cannot be used and were left out: see .skipped")
+    if lazy is None: lazy = _is_large(store)
+    return data if lazy else data.loaded(progress)
+
+# %% ../../nbs/data/04_images.ipynb #3d036db0
+class _CheckedArrays(ArrayStore):
+    "Object images and background-only images, checked as they are read."
+    def __init__(self, x, b):
+        super().__init__(np.concatenate([x, b]))
+        self.n_objects = len(x)
+
+    def name(self, i):
+        kind, number = ("object", i) if i < self.n_objects else ("background-only", i - self.n_objects)
+        return f"{kind} images[{number}]"
+
+    def batch(self, indices):
+        finish = Reading().finish
+        return [attempt(lambda: finish(self.array[i])) for i in indices]
+
 def from_arrays(
-    object_images,  # images that show the object; any layout that `as_raw` takes
+    object_images,  # images that show the object: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`
     background_images,  # images that don't, of the same size and channels
     masks=None,  # `(n, h, w)` or `(n, 1, h, w)`: true masks of the object images, for evaluation only
     object_source=None,  # `(n,)` the source of each object image
@@ -213,71 +367,127 @@ def from_arrays(
     on_bad: str = "error",  # what to do about NaN, constant or tiny images: 'error', or 'skip'
 ) -> ImageSet:
     "An image set from an array of object images and one of background-only images."
-    x, b = as_raw(object_images, "object images", channel_axis), as_raw(background_images, "background-only images", channel_axis)
+    x = _as_raw(object_images, "object images", channel_axis)
+    b = _as_raw(background_images, "background-only images", channel_axis)
     _check_alike(x, b)
-    if (object_source is None) != (background_source is None): raise ImageSetError("A source was given for one kind of image only; give `object_source` and `background_source`, or neither.")
-    source = None if object_source is None else np.concatenate([_as_column(object_source, x, "object_source"), _as_column(background_source, b, "background_source")])
-    if masks is not None: masks = torch.cat([_as_masks(masks, x), torch.zeros(len(b), 1, *b.shape[2:], dtype=torch.bool)])
-    store = _CheckedArrays(x, b)
-    return open_set(store, torch.arange(len(x) + len(b)) < len(x), as_normalization(normalization), on_bad, lazy=False, progress=False, masks=masks, source=source)
+    source = _joined_source(object_source, x, background_source, b)
+    if masks is not None:
+        nothing = torch.zeros(len(b), 1, *b.shape[2:], dtype=torch.bool)
+        masks = torch.cat([_as_masks(masks, x), nothing])
+    presence = torch.arange(len(x) + len(b)) < len(x)
+    return open_set(_CheckedArrays(x, b), presence, as_normalization(normalization), on_bad,
+                    lazy=False, progress=False, masks=masks, source=source)
 
-class _CheckedArrays(ArrayStore):
-    "Object images and background-only images, checked as they are read."
-    def __init__(self, x, b):
-        super().__init__(np.concatenate([x, b]))
-        self.n_objects = len(x)
+def _joined_source(object_source, x, background_source, b):
+    if object_source is None and background_source is None: return None
+    if object_source is None or background_source is None:
+        raise ImageSetError("A source was given for one kind of image only; "
+                            "give `object_source` and `background_source`, or neither.")
+    return np.concatenate([_as_column(object_source, x, "object_source"),
+                           _as_column(background_source, b, "background_source")])
 
-    def name(self, i): return f"object images[{i}]" if i < self.n_objects else f"background-only images[{i - self.n_objects}]"
+# %% ../../nbs/data/04_images.ipynb #b013e39f
+_PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
-    def batch(self, indices):
-        finish = Reading().finish
-        return [attempt(lambda: finish(self.array[i])) for i in indices]
+def _word(value):
+    if isinstance(value, (np.generic, torch.Tensor)): value = value.item()
+    return str(value).strip().lower().removesuffix(".0")
 
-def _check_alike(x, b):
-    for images, kind in ((x, "object"), (b, "background-only")):
-        if not len(images): raise ImageSetError(f"There are no {kind} images. Both kinds are needed: the method compares objects before other backgrounds with real ones.")
-    if x.shape[1:] != b.shape[1:]:
-        raise ImageSetError(f"Object images are {_size(x)} and background-only images {_size(b)} (channels × height × width). Bring both to one size and number of channels.")
-    if x.dtype != b.dtype and not x.dtype.kind == b.dtype.kind == "f": raise ImageSetError(f"Object images have dtype {x.dtype} and background-only images {b.dtype}, so their numbers may not mean the same. Bring both to one.")
+def _as_presence(
+    values,  # bools, 0 and 1, or the words true/false, yes/no
+    names,  # what to call each in an error
+    on_bad: str = "error",  # 'error', or 'skip'
+) -> tuple[dict[int, bool], list[str]]:  # presence by number, and complaints about those left out
+    "Presence as it was written."
+    words = [_word(value) for value in values]
+    bad = [f"{name}: presence is {word!r}" for name, word in zip(names, words) if word not in _PRESENT]
+    if bad and on_bad != "skip":
+        n = len(bad)
+        expected = "expected True or False, 1 or 0, yes or no"
+        raise ImageSetError(f"{n} presence values are not binary; {expected}:\n" + listing(bad))
+    return {i: _PRESENT[word] for i, word in enumerate(words) if word in _PRESENT}, bad
 
-def _size(images): return "×".join(map(str, images.shape[1:]))
+# %% ../../nbs/data/04_images.ipynb #4438f705
+def _rows_of(columns, rows):
+    return {name: None if column is None else [column[i] for i in rows] for name, column in columns.items()}
 
-def _as_masks(masks, images):
-    masks = torch.as_tensor(np.asarray(masks))
-    masks = masks[:, None] if masks.ndim == 3 else masks
-    expected = (len(images), 1, *images.shape[2:])
-    if tuple(masks.shape) != expected: raise ImageSetError(f"masks have shape {tuple(masks.shape)}; expected {expected}, one for each object image.")
-    return masks > 0
+def _counts_of_pages(files):
+    counts, complaints = [], []
+    for file in files:
+        try: counts.append(image_info(file).pages)
+        except ImageSetError as error: complaints.append(f"{file} {error}")
+    if complaints:
+        n = len(complaints)
+        raise ImageSetError(f"{n} files cannot be used:\n" + listing(complaints))
+    return counts
 
-def _as_column(values, images, name):
-    values = np.asarray(values)
-    if values.shape != (len(images),): raise ImageSetError(f"{name} has shape {values.shape}; expected ({len(images)},), one entry for each image.")
-    return values
+def _expand_pages(columns, pages):
+    "One row for each page of each file, and the page of each row."
+    files = columns["files"]
+    if pages is None: return columns, None
+    if pages == "channels" or isinstance(pages, int): return columns, [pages] * len(files)
+    if pages != "images": raise ValueError(f"pages={pages!r}; expected 'images', 'channels' or a number")
+    counts = _counts_of_pages(files)
+    if columns["source"] is None: columns = columns | {"source": files}
+    if columns["names"] is None: columns = columns | {"names": files}
+    rows = np.repeat(np.arange(len(counts)), counts)
+    page_of = [page for n in counts for page in range(n)]
+    columns = _rows_of(columns, rows)
+    names = [f"{name} (page {page})" for name, page in zip(columns["names"], page_of)]
+    return columns | {"names": names}, page_of
 
-LOAD_AT_ONCE = (5_000, 128_000_000)  # images, and bytes of raw pixels, up to which a set is read into memory as it is opened
+# %% ../../nbs/data/04_images.ipynb #7cc0ae15
+class MaskStore(FileStore):
+    "Masks in files: 1 where the object is."
+    def __init__(self,
+        paths: list,  # of mask files; None: nothing to mark
+        image_paths: list,  # of the images, whose size a mask must have
+        pages: list | None,  # see `FileStore`
+        reading: Reading,  # of the images
+        size: tuple[int, int],  # `(height, width)` after reading
+        labels=None,  # which values mean the object; None: all but 0
+    ):
+        self.image_paths, self.labels = image_paths, None if labels is None else tuple(labels)
+        reading = Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False)
+        super().__init__(paths, pages, reading, shape=(1, *size), dtype=np.uint8)
 
-def open_set(
-    store,  # of raw images, see `bgcs.data.stores`
-    presence,  # `(n,)` bool
-    normalization: Normalization,  # of the raw images
-    on_bad: str,  # 'error', or 'skip'
-    lazy: bool | None,  # read when used; None: sets of more than `LOAD_AT_ONCE`
-    progress: bool,  # show a bar
-    masks=None,  # a tensor, or a store of masks
-    labels: tuple | None = None,  # which values in a store of masks mean the object; None: all but 0
-    index: np.ndarray | None = None,  # which images of the store; None: all
-    **columns,  # others of `ImageSet`
-) -> ImageSet:
-    "An image set on a store; small ones are read at once. What every way in ends with."
-    if masks is not None and not isinstance(masks, torch.Tensor): masks = LazyImages(masks, MaskLabels(labels), index)
-    if index is not None: columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
-    data = ImageSet(LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool), masks=masks, normalization=normalization, raw_dtype=store.dtype.name, on_bad=on_bad, **columns)
-    _check_kinds(data)
-    if data.skipped: warnings.warn(f"{len(data.skipped)} images or folders cannot be used and were left out: see .skipped")
-    if lazy is None: lazy = store.shape[0] > LOAD_AT_ONCE[0] or np.prod(store.shape) * store.dtype.itemsize > LOAD_AT_ONCE[1]
-    return data if lazy else data.loaded(progress)
+    def _one(self, i):
+        if self.paths[i] is None: return np.zeros(self.shape[1:], self.dtype)
+        page = self._page(i)
+        mask = read_image(self.paths[i], None if page == "channels" else page, color="index")
+        _check_mask(mask, image_info(self.image_paths[i]))
+        marked = MaskLabels(self.labels)(without_alpha(mask)[None])[0].numpy().astype(np.uint8)
+        return change_size(marked, self.reading.crop, self.reading.resize, nearest=True)
+
+    def identity(self): return super().identity() + f" {self.labels}"
+
+def _check_mask(mask, image):
+    _, h, w = mask.shape
+    if (h, w) != (image.height, image.width):
+        raise ImageSetError(f"is {h}×{w}, and its image {image.height}×{image.width}; expected the same size")
+    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise ImageSetError("holds NaN or infinity; expected 0 outside the object")
+
+def _mask_store(columns, page_of, reading, store, labels):
+    "Masks for all object images of a set, or a complaint that names those without."
+    paths = [None if mask is None else os.fspath(mask) for mask in columns["masks"]]
+    rows = zip(columns["files"], paths, columns["presence"])
+    bare = [file for file, mask, there in rows if there and mask is None]
+    if bare:
+        n = len(bare)
+        raise ImageSetError(f"{n} object images have no mask, where others have. "
+                            "Give masks for all of them, or for none:\n" + listing(bare))
+    return MaskStore(paths, columns["files"], page_of, reading, store.shape[2:], labels)
 
 # %% ../../nbs/data/04_images.ipynb #d4694649
+def _check_lengths(columns):
+    n = len(columns["files"])
+    for name, column in columns.items():
+        if column is None or len(column) == n: continue
+        count = len(column)
+        raise ImageSetError(f"There are {n} files and {count} entries of {name}; expected one for each file")
+    if not n: raise ImageSetError("There are no files to read")
+
 def from_files(
     files,  # `(n,)` paths of image files
     presence,  # `(n,)` True where the object is in the image; also 0 and 1
@@ -292,86 +502,64 @@ def from_files(
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
     on_bad: str = "error",  # what to do about images that cannot be used: 'error' names them all, 'skip' leaves them out
-    lazy: bool | None = None,  # read when used; None: sets of more than `LOAD_AT_ONCE`
+    lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
     skipped=(),  # complaints about what was left out already
 ) -> ImageSet:
     "An image set from a list of image files."
-    columns = {"files": [os.fspath(f) for f in files], "presence": presence, "source": source, "masks": masks, "names": names}
-    for name, column in columns.items():
-        if column is not None and len(column) != len(columns["files"]): raise ImageSetError(f"There are {len(columns['files'])} files and {len(column)} entries of {name}; expected one for each file")
-    if not columns["files"]: raise ImageSetError("There are no files to read")
-    there, unclear = as_presence(presence, columns["files"], on_bad)
-    columns = {name: None if column is None else [column[i] for i in there] for name, column in columns.items()} | {"presence": list(there.values())}
+    files = [os.fspath(file) for file in files]
+    columns = {"files": files, "presence": presence, "source": source, "masks": masks, "names": names}
+    _check_lengths(columns)
+    there, unclear = _as_presence(presence, files, on_bad)
+    columns = _rows_of(columns, there) | {"presence": list(there.values())}
     columns, page_of = _expand_pages(columns, pages)
     reading = Reading(color, crop, resize, dtype)
     store = FileStore(columns["files"], page_of, reading)
     mask_store = None if masks is None else _mask_store(columns, page_of, reading, store, mask_labels)
-    names = np.array(columns["names"] if columns["names"] is not None else columns["files"])
+    paths = np.array(columns["files"])
+    names = paths if columns["names"] is None else np.array(columns["names"])
     source = None if columns["source"] is None else np.asarray(columns["source"])
-    return open_set(store, columns["presence"], as_normalization(normalization), on_bad, lazy, progress, masks=mask_store, source=source, names=names, paths=np.array(columns["files"]), skipped=(*skipped, *unclear))
-
-_PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-def as_presence(
-    values,  # bools, 0 and 1, or the words true/false, yes/no
-    names,  # what to call each in an error
-    on_bad: str = "error",  # 'error', or 'skip'
-) -> tuple[dict[int, bool], list[str]]:  # presence by number, and complaints about those left out
-    "Presence as it was written, which must be one of two things."
-    words = [str(v.item() if isinstance(v, (np.generic, torch.Tensor)) else v).strip().lower().removesuffix(".0") for v in values]
-    bad = [f"{name}: presence is {word!r}" for name, word in zip(names, words) if word not in _PRESENT]
-    if bad and on_bad != "skip": raise ImageSetError(f"{len(bad)} presence values are not binary; expected True or False, 1 or 0, yes or no:\n" + listing(bad))
-    return {i: _PRESENT[word] for i, word in enumerate(words) if word in _PRESENT}, bad
-
-def _expand_pages(columns, pages):
-    "One row for each page of each file; the pages of a file share it as their source."
-    if pages in (None, "channels") or isinstance(pages, int): return columns, None if pages is None else [pages] * len(columns["files"])
-    if pages != "images": raise ValueError(f"pages={pages!r}; expected 'images', 'channels' or a number")
-    counts, complaints = [], []
-    for file in columns["files"]:
-        try: counts.append(image_info(file).pages)
-        except ImageSetError as error: complaints.append(f"{file} {error}")
-    if complaints: raise ImageSetError(f"{len(complaints)} files cannot be used:\n" + listing(complaints))
-    if columns["source"] is None: columns = columns | {"source": columns["files"]}
-    rows = np.repeat(np.arange(len(counts)), counts)
-    page_of = [int(p) for n in counts for p in range(n)]
-    names = columns["names"] if columns["names"] is not None else columns["files"]
-    columns = {name: None if column is None else [column[i] for i in rows] for name, column in columns.items()}
-    return columns | {"names": [f"{names[i]} (page {p})" for i, p in zip(rows, page_of)]}, page_of
-
-# %% ../../nbs/data/04_images.ipynb #7cc0ae15
-class MaskStore(FileStore):
-    "Masks in files: 1 where the object is."
-    def __init__(self,
-        paths: list,  # of mask files; None: nothing to mark
-        image_paths: list,  # of the images, whose size a mask must have
-        pages: list | None,  # see `FileStore`
-        reading: Reading,  # of the images
-        size: tuple[int, int],  # `(height, width)` after reading
-        labels=None,  # which values mean the object; None: all but 0
-    ):
-        self.image_paths, self.labels = image_paths, None if labels is None else tuple(labels)
-        super().__init__(paths, pages, Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False), shape=(1, *size), dtype=np.uint8)
-
-    def _one(self, i):
-        if self.paths[i] is None: return np.zeros(self.shape[1:], self.dtype)
-        page = self._page(i)
-        mask, image = read_image(self.paths[i], None if page == "channels" else page, color="index"), image_info(self.image_paths[i])
-        if mask.shape[1:] != (image.height, image.width): raise ImageSetError(f"is {mask.shape[1]}×{mask.shape[2]}, and its image {image.height}×{image.width}; expected the same size")
-        if mask.dtype.kind == "f" and not np.isfinite(mask).all(): raise ImageSetError("holds NaN or infinity; expected 0 outside the object")
-        marked = MaskLabels(self.labels)(without_alpha(mask)[None])[0].numpy().astype(np.uint8)
-        return change_size(marked, self.reading.crop, self.reading.resize, nearest=True)
-
-    def identity(self): return f"{super().identity()} {self.labels}"
-
-def _mask_store(columns, page_of, reading, store, labels):
-    paths = [None if m is None else os.fspath(m) for m in columns["masks"]]
-    bare = [file for file, mask, there in zip(columns["files"], paths, columns["presence"]) if there and mask is None]
-    if bare: raise ImageSetError(f"{len(bare)} object images have no mask, where others have. Give masks for all of them, or for none:\n" + listing(bare))
-    return MaskStore(paths, columns["files"], page_of, reading, store.shape[2:], labels)
+    return open_set(store, columns["presence"], as_normalization(normalization), on_bad, lazy, progress,
+                    masks=mask_store, source=source, names=names, paths=paths, skipped=(*skipped, *unclear))
 
 # %% ../../nbs/data/04_images.ipynb #9caaa02b
+def _called(folders, names):
+    "Names below the folders; with the folder where both have a file of one name."
+    if not set(names[0]) & set(names[1]): return names[0] + names[1]
+    return [f"{folder.name}/{name}" for folder, found in zip(folders, names) for name in found]
+
+def _refuse_twice(files):
+    if len(set(files)) == len(files): return
+    twice = [file for file, times in Counter(files).items() if times > 1]
+    n = len(twice)
+    raise ImageSetError(f"{n} files are named both as object images and as background-only images, or twice:\n"
+                        + listing(twice))
+
+def _stem(name): return os.path.splitext(name)[0]
+def _last(stem): return stem.rsplit("/", 1)[-1]
+
+def _masks_by_name(folder, image_names):
+    "The mask of each image: by its path below the folder, or by its name alone."
+    by_stem = {_stem(name): name for name in find_images(folder)}
+    by_stem |= {_last(stem): name for stem, name in by_stem.items()}
+    stems = [_stem(name) for name in image_names]
+    found = [by_stem.get(stem, by_stem.get(_last(stem))) for stem in stems]
+    missing = [name for name, mask in zip(image_names, found) if mask is None]
+    if missing:
+        n = len(missing)
+        raise ImageSetError(f"{n} object images have no mask of the same name in {folder}:\n" + listing(missing))
+    return [os.path.join(folder, mask) for mask in found]
+
+# %% ../../nbs/data/04_images.ipynb #07b71042
+def _from_two(folders, names, source, object_masks, called, skipped, options):
+    "An image set from the files of object images and those of background-only images, by name below a folder each."
+    files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
+    _refuse_twice(files)
+    sources = None if source is None else [source(Path(file)) for file in files]
+    masks = None if object_masks is None else object_masks + [None] * len(names[1])
+    presence = np.arange(len(files)) < len(names[0])
+    return from_files(files, presence, sources, masks, called, skipped=skipped or (), **options)
+
 def from_folders(
     object_folder,  # images that show the object
     background_folder,  # images that don't
@@ -386,33 +574,35 @@ def from_folders(
     masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0])
     return _from_two(folders, names, source, masks, _called(folders, names), skipped, options)
 
-def _from_two(folders, names, source, object_masks, called, skipped, options):
-    "An image set from the files of object images and those of background-only images, by name below a folder each."
-    files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
-    _refuse_twice(files)
-    sources = None if source is None else [source(Path(f)) for f in files]
-    masks = None if object_masks is None else object_masks + [None] * len(names[1])
-    return from_files(files, np.arange(len(files)) < len(names[0]), sources, masks, called, skipped=skipped or (), **options)
-
-def _called(folders, names):
-    "Names below the folders; with the folder where both have a file of one name."
-    if not set(names[0]) & set(names[1]): return names[0] + names[1]
-    return [f"{folder.name}/{name}" for folder, found in zip(folders, names) for name in found]
-
-def _refuse_twice(files):
-    if len(set(files)) == len(files): return
-    twice = [f for f, times in Counter(files).items() if times > 1]
-    raise ImageSetError(f"{len(twice)} files are named both as object images and as background-only images, or twice:\n" + listing(twice))
-
-def _masks_by_name(folder, image_names):
-    by_stem = {os.path.splitext(name)[0]: name for name in find_images(folder)}
-    by_stem |= {stem.rsplit("/", 1)[-1]: name for stem, name in by_stem.items()}
-    found = [by_stem.get(os.path.splitext(n)[0], by_stem.get(os.path.splitext(n)[0].rsplit("/", 1)[-1])) for n in image_names]
-    missing = [n for n, mask in zip(image_names, found) if mask is None]
-    if missing: raise ImageSetError(f"{len(missing)} object images have no mask of the same name in {folder}:\n" + listing(missing))
-    return [os.path.join(folder, mask) for mask in found]
-
 # %% ../../nbs/data/04_images.ipynb #f9c378ec
+def _read_table(table):
+    "The columns of a CSV file or DataFrame, as lists by name."
+    import pandas as pd
+    if not isinstance(table, pd.DataFrame):
+        if not os.path.isfile(table): raise ImageSetError(f"{table} is not there; expected a CSV file")
+        try: table = pd.read_csv(table, dtype=str, keep_default_na=False)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ImageSetError(f"{table} cannot be read as CSV: {error}") from None
+    if not len(table): raise ImageSetError("The table has no rows")
+    return {str(name): table[name].tolist() for name in table}
+
+def _places(folder, values):
+    "Paths of the files that a column names; None where it names none."
+    empty = [value is None or value != value or value == "" for value in values]  # NaN differs from itself
+    return [None if none else os.path.join(folder, str(value)) for value, none in zip(values, empty)]
+
+def _check_files(files, folder, skip):
+    "Files that a table names must be there, unless those that are not may be left out."
+    absent = []
+    for row, file in enumerate(files, 1):
+        if file is None: absent.append(f"row {row}: no file named")
+        elif not os.path.lexists(file): absent.append(f"row {row}: {file}")
+    if absent and (not skip or None in files):
+        n = len(absent)
+        raise ImageSetError(f"{n} files of the table are not in {folder}:\n" + listing(absent))
+    _refuse_twice(files)
+
+# %% ../../nbs/data/04_images.ipynb #dd81e2a4
 def from_table(
     table,  # a CSV file, or a DataFrame
     folder=".",  # where the files of the table lie
@@ -425,24 +615,14 @@ def from_table(
     "An image set from a table with a row for each image."
     rows = _read_table(table)
     for column in (file, presence):
-        if column not in rows: raise ImageSetError(f"The table has no column {column!r}; it has {', '.join(map(repr, rows))}")
-    place = lambda value: None if value is None or value != value or value == "" else os.path.join(folder, str(value))
-    files = [place(f) for f in rows[file]]
-    absent = [f"row {i + 1}: {f if f is not None else 'no file named'}" for i, f in enumerate(files) if f is None or not os.path.lexists(f)]
-    if absent and (options.get("on_bad") != "skip" or None in files): raise ImageSetError(f"{len(absent)} files of the table are not in {folder}:\n" + listing(absent))
-    _refuse_twice(files)
-    masks = [place(m) for m in rows[mask]] if mask in rows else None
-    if masks is not None and not any(masks): masks = None
-    return from_files(files, rows[presence], rows.get(source), masks, [str(f) for f in rows[file]], **options)
-
-def _read_table(table):
-    import pandas as pd
-    if not isinstance(table, pd.DataFrame):
-        if not os.path.isfile(table): raise ImageSetError(f"{table} is not there; expected a CSV file")
-        try: table = pd.read_csv(table, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error: raise ImageSetError(f"{table} cannot be read as CSV: {error}") from None
-    if not len(table): raise ImageSetError("The table has no rows")
-    return {str(name): table[name].tolist() for name in table}
+        if column in rows: continue
+        known = ", ".join(map(repr, rows))
+        raise ImageSetError(f"The table has no column {column!r}; it has {known}")
+    files = _places(folder, rows[file])
+    _check_files(files, folder, options.get("on_bad") == "skip")
+    masks = _places(folder, rows[mask]) if mask in rows else []
+    names = [str(name) for name in rows[file]]
+    return from_files(files, rows[presence], rows.get(source), masks if any(masks) else None, names, **options)
 
 def from_globs(
     root,  # a folder
@@ -454,11 +634,33 @@ def from_globs(
 ) -> ImageSet:
     "An image set from one folder tree, with a pattern for each class."
     skipped = [] if options.get("on_bad") == "skip" else None
-    names = [find_images(root, pattern, skipped if k == 0 else []) for k, pattern in enumerate((objects, backgrounds))]
+    names = [find_images(root, objects, skipped), find_images(root, backgrounds, [])]  # with the same complaints
     masks = None if mask is None else [mask(Path(os.path.join(root, name))) for name in names[0]]
     return _from_two([root, root], names, source, masks, names[0] + names[1], skipped, options)
 
 # %% ../../nbs/data/04_images.ipynb #d74fa374
+def _column(file, name, n):
+    "A data set with one entry for each image."
+    dataset = dataset_of(file, name)
+    what = f"{file.filename}: data set {name!r}"
+    if dataset.shape != (n,):
+        raise ImageSetError(f"{what} has shape {dataset.shape}; expected ({n},), one entry for each image")
+    try: values = dataset[:]
+    except OSError as error:
+        raise ImageSetError(f"{what} cannot be read, so the file is damaged or cut short ({error})") from None
+    return np.array([value.decode() for value in values]) if values.dtype.kind in "OS" else values
+
+def _hdf5_masks(path, name, reading, images):
+    "The store of masks that lies beside a store of images."
+    reading = Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False)
+    masks = HDF5Store(path, name, 1, reading)
+    n, n_images, size, size_images = masks.shape[0], images.shape[0], _size(masks), _size(images)
+    if (n, *masks.shape[2:]) != (n_images, *images.shape[2:]):
+        raise ImageSetError(f"{path}: data set {name!r} has {n} masks of {size} for {n_images} images of {size_images}"
+                            "; expected one of the same size for each")
+    return masks
+
+# %% ../../nbs/data/04_images.ipynb #854c001b
 def from_hdf5(
     path,  # an HDF5 file
     images: str = "images",  # name of the data set of images `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`
@@ -473,25 +675,24 @@ def from_hdf5(
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
     on_bad: str = "error",  # 'error', or 'skip'
-    lazy: bool | None = None,  # read when used; None: sets of more than `LOAD_AT_ONCE`
+    lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> ImageSet:
     "An image set from named data sets of an HDF5 file, read in chunks."
-    store = HDF5Store(path, images, channel_axis, Reading(color, crop, resize))
-    with open_hdf5(path) as file: columns = {name: _column(file, dataset, store.shape[0]) for name, dataset in (("presence", presence), ("source", source), ("names", names)) if dataset is not None}
-    there, unclear = as_presence(columns.pop("presence"), [f"{path}: {presence}[{i}]" for i in range(store.shape[0])], on_bad)
-    index = None if len(there) == store.shape[0] else np.array(list(there), np.int64)
-    mask_store = None if masks is None else HDF5Store(path, masks, 1, Reading(crop=crop, resize=resize, nearest=True, check=False))
-    if mask_store is not None and (mask_store.shape[0], *mask_store.shape[2:]) != (store.shape[0], *store.shape[2:]): raise ImageSetError(f"{path}: data set {masks!r} has {mask_store.shape[0]} masks of {_size(mask_store)} for {store.shape[0]} images of {_size(store)}; expected one of the same size for each")
-    return open_set(store, list(there.values()), as_normalization(normalization), on_bad, lazy, progress, mask_store, None if mask_labels is None else tuple(mask_labels), index, skipped=tuple(unclear), **columns)
+    reading = Reading(color, crop, resize)
+    store = HDF5Store(path, images, channel_axis, reading)
+    n, wanted = store.shape[0], {"presence": presence, "source": source, "names": names}
+    with open_hdf5(path) as file:
+        columns = {name: _column(file, dataset, n) for name, dataset in wanted.items() if dataset is not None}
+    rows = [f"{path}: {presence}[{i}]" for i in range(n)]
+    there, unclear = _as_presence(columns.pop("presence"), rows, on_bad)
+    index = None if len(there) == n else np.array(list(there), np.int64)
+    mask_store = None if masks is None else _hdf5_masks(path, masks, reading, store)
+    labels = None if mask_labels is None else tuple(mask_labels)
+    return open_set(store, list(there.values()), as_normalization(normalization), on_bad, lazy, progress,
+                    mask_store, labels, index, skipped=tuple(unclear), **columns)
 
-def _column(file, name, n):
-    dataset = dataset_of(file, name)
-    if dataset.shape != (n,): raise ImageSetError(f"{file.filename}: data set {name!r} has shape {dataset.shape}; expected ({n},), one entry for each image")
-    try: values = dataset[:]
-    except OSError as error: raise ImageSetError(f"{file.filename}: data set {name!r} cannot be read, so the file is damaged or cut short ({error})") from None
-    return np.array([v.decode() for v in values]) if values.dtype.kind in "OS" else values
-
+# %% ../../nbs/data/04_images.ipynb #1d4ce7c8
 def from_dataset(
     dataset,  # a sequence of (image, target): images as PIL, arrays or tensors of one size
     presence,  # a function of a target that says whether the object is in the image
@@ -502,14 +703,25 @@ def from_dataset(
 ) -> ImageSet:
     "An image set from a data set of torchvision's kind, read into memory."
     from tqdm.auto import tqdm
-    samples = [dataset[i] for i in tqdm(range(len(dataset)), desc="Reading", disable=not progress, delay=1, leave=False)]
-    images = [channels_first(image.numpy() if isinstance(image, torch.Tensor) else np.asarray(image)) for image, _ in samples]
-    forms = {(image.shape, image.dtype) for image in images}
-    if len(forms) > 1: raise ImageSetError(f"Images of the data set differ: {', '.join(f'{shape} {dtype}' for shape, dtype in sorted(forms, key=str)[:5])}. Give the data set a transform that brings them to one size")
-    there = np.array(list(as_presence([presence(target) for _, target in samples], [f"target of image {i}" for i in range(len(samples))])[0].values()), bool)
-    order = np.argsort(~there, kind="stable")
-    raw = np.stack(images)[order]
-    sources = None if source is None else np.array([source(target) for _, target in samples])[order]
-    n = int(there.sum())
-    columns = {} if sources is None else {"object_source": sources[:n], "background_source": sources[n:]}
-    return from_arrays(raw[:n], raw[n:], normalization=normalization, channel_axis=1, on_bad=on_bad, **columns)
+    numbers = tqdm(range(len(dataset)), desc="Reading", disable=not progress, delay=1, leave=False)
+    samples = [dataset[i] for i in numbers]
+    images = _of_one_form([image for image, _ in samples])
+    names = [f"target of image {i}" for i in range(len(samples))]
+    there = _as_presence([presence(target) for _, target in samples], names)[0]
+    there = np.array(list(there.values()), bool)
+    order, n = np.argsort(~there, kind="stable"), int(there.sum())
+    images, columns = images[order], {}
+    if source is not None:
+        sources = np.array([source(target) for _, target in samples])[order]
+        columns = {"object_source": sources[:n], "background_source": sources[n:]}
+    return from_arrays(images[:n], images[n:], normalization=normalization, channel_axis=1, on_bad=on_bad, **columns)
+
+def _of_one_form(images):
+    arrays = [image.numpy() if isinstance(image, torch.Tensor) else np.asarray(image) for image in images]
+    arrays = [channels_first(array) for array in arrays]
+    forms = {f"{array.shape} {array.dtype}" for array in arrays}
+    if len(forms) > 1:
+        some = listed(sorted(forms))
+        raise ImageSetError(f"Images of the data set differ: {some}. "
+                            "Give the data set a transform that brings them to one size")
+    return np.stack(arrays)

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from .checks import check_choice, check_whole
 from .files import ImageSetError, change_size, channels_first, image_info, listing, read_image
@@ -18,47 +17,21 @@ from .intensity import as_normalization
 from .stores import MaskLabels, Reading, all_good, attempt, digest, without_alpha
 
 # %% auto #0
-__all__ = ['sliding_places', 'random_places', 'box_raster', 'window_share', 'choose_places', 'blind_band', 'Side', 'sonar_sides',
-           'PatchStore', 'patch_name', 'cut_patches', 'blending_window']
+__all__ = ['sliding_places', 'random_places', 'window_share', 'Side', 'sonar_sides', 'cut_patches', 'blending_window']
 
 # %% ../../nbs/data/07_patches.ipynb #e4fdf81f
-def _whole(
-    name: str,  # what the number is, for the message
-    value: float,  # the number that came
-    least: int = 1,  # smallest value allowed
-) -> int:
-    "`value` as an int, or an error if it is not a whole number of at least `least`."
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
-    return int(value)
-
 def _check_fits(
     height: int,  # rows of the image, px
     width: int,  # columns of the image, px
     size: int,  # side of the windows, px
 ) -> tuple[int, int, int]:
-    "The three lengths as ints, or an error if a window of side `size` does not fit."
-    height, width, size = _whole("height", height), _whole("width", width), _whole("size", size)
-    if min(height, width) < size:
-        raise ValueError(f"the image is {height} x {width} px, smaller than a window of {size} x {size} px; pad the image or choose a smaller size")
-    return height, width, size
-
-def _check_places(
-    places: np.ndarray,  # (p, 2) tops and lefts, px
-    window: tuple[int, int],  # height and width of the windows, px
-    shape: tuple[int, int],  # height and width of the image, px
-) -> np.ndarray:  # (p, 2) int64
-    "`places` as int64, or an error if a window does not lie wholly in the image."
-    places = np.asarray(places)
-    if places.size == 0: return np.zeros((0, 2), np.int64)
-    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iu":
-        raise ValueError(f"places has shape {places.shape} and type {places.dtype}; expected whole numbers (p, 2): top and left of each window")
-    places = places.astype(np.int64)
-    outside = ((places < 0) | (places + np.array(window) > np.array(shape))).any(1)
-    if outside.any():
-        raise ValueError(f"{outside.sum()} of {len(places)} windows of {window[0]} x {window[1]} px leave the image of {shape[0]} x {shape[1]} px, "
-                         f"the first at {tuple(places[outside][0].tolist())}; move them inside or drop them")
-    return places
+    "The three lengths as whole numbers; refused where no window fits."
+    height = check_whole("height", height, 1, "pixels")
+    width = check_whole("width", width, 1, "pixels")
+    size = check_whole("size", size, 1, "pixels")
+    if min(height, width) >= size: return height, width, size
+    raise ValueError(f"the image is {height} x {width} px, smaller than a window of {size} x {size} px; "
+                     "pad the image or choose a smaller size")
 
 def _starts(
     length: int,  # px
@@ -77,11 +50,13 @@ def sliding_places(
 ) -> np.ndarray:  # (p, 2) int64: tops and lefts, row by row
     "Places of square windows that cover the image; the last row and column are moved back to the edge."
     height, width, size = _check_fits(height, width, size)
-    if _whole("stride", stride) > size:
-        raise ValueError(f"stride is {stride} px, more than the size of {size} px, and would leave gaps; choose a stride of at most {size}")
+    if check_whole("stride", stride, 1, "pixels") > size:
+        raise ValueError(f"stride={stride} is more than the size of {size} px and would leave gaps; "
+                         f"choose a stride of at most {size}")
     tops, lefts = np.meshgrid(_starts(height, size, stride), _starts(width, size, stride), indexing="ij")
     return np.stack([tops.ravel(), lefts.ravel()], 1)
 
+# %% ../../nbs/data/07_patches.ipynb #2676048e
 def random_places(
     height: int,  # rows of the image, px
     width: int,  # columns of the image, px
@@ -92,26 +67,55 @@ def random_places(
     "Places drawn evenly, with repeats possible, from all where a square window fits."
     height, width, size = _check_fits(height, width, size)
     ends = (height - size + 1, width - size + 1)
-    return np.random.default_rng(rng).integers(0, ends, (_whole("n", n, 0), 2), dtype=np.int64)
+    return np.random.default_rng(rng).integers(0, ends, (check_whole("n", n, 0), 2), dtype=np.int64)
 
 # %% ../../nbs/data/07_patches.ipynb #70a9bf7b
-def box_raster(
+def _box_raster(
     boxes: np.ndarray,  # (k, 4) top, left, bottom, right: half-open, whole px; parts outside the image are clipped off
     shape: tuple[int, int],  # height and width of the image, px
 ) -> np.ndarray:  # (h, w) bool: True inside any box
     "The boxes painted into a mask."
-    height, width = _whole("height", shape[0]), _whole("width", shape[1])
+    height, width = (check_whole(name, n, 1, "pixels") for name, n in zip(("height", "width"), shape))
     mask, boxes = np.zeros((height, width), bool), np.asarray(boxes)
     if boxes.size == 0: return mask
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf" or not (np.isfinite(boxes) & (boxes == np.floor(boxes))).all():
-        raise ValueError(f"boxes has shape {boxes.shape} and type {boxes.dtype}; expected finite whole pixels (k, 4): top, left, bottom, right; round them first")
-    cut = np.clip(boxes, 0, [height, width, height, width]).astype(np.int64)
-    for name, wrong in (("unordered", (boxes[:, :2] >= boxes[:, 2:]).any(1)), ("outside the image", (cut[:, :2] >= cut[:, 2:]).any(1))):
-        if wrong.any():
-            raise ValueError(f"{wrong.sum()} of {len(boxes)} boxes are {name}, the first is {boxes[wrong][0].tolist()} in an image of {height} x {width} px; "
-                             "expected top < bottom and left < right, at least partly in the image: check the order of the columns")
-    for top, left, bottom, right in cut: mask[top:bottom, left:right] = True
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not _are_whole(boxes):
+        raise ValueError(f"boxes has shape {boxes.shape} and type {boxes.dtype}; "
+                         "expected finite whole pixels (k, 4): top, left, bottom, right; round them first")
+    clipped = np.clip(boxes, 0, [height, width, height, width]).astype(np.int64)
+    _refuse_boxes("unordered", boxes[:, :2] >= boxes[:, 2:], boxes, shape)
+    _refuse_boxes("outside the image", clipped[:, :2] >= clipped[:, 2:], boxes, shape)
+    for top, left, bottom, right in clipped: mask[top:bottom, left:right] = True
     return mask
+
+def _are_whole(values): return values.dtype.kind in "iuf" and (np.isfinite(values) & (values == np.floor(values))).all()
+
+def _refuse_boxes(fault, wrong, boxes, shape):
+    "An error if a box is wrong in its rows or in its columns."
+    wrong = wrong.any(1)
+    if not wrong.any(): return
+    first = boxes[wrong][0].tolist()
+    raise ValueError(f"{wrong.sum()} of {len(boxes)} boxes are {fault}, "
+                     f"the first is {first} in an image of {shape[0]} x {shape[1]} px; "
+                     "expected top < bottom and left < right, at least partly in the image: check the columns' order")
+
+# %% ../../nbs/data/07_patches.ipynb #d9e881d7
+def _check_places(
+    places: np.ndarray,  # (p, 2) tops and lefts, px
+    window: tuple[int, int],  # height and width of the windows, px
+    shape: tuple[int, int],  # height and width of the image, px
+) -> np.ndarray:  # (p, 2) int64
+    "`places` as int64, or an error if a window does not lie wholly in the image."
+    places = np.asarray(places)
+    if places.size == 0: return np.zeros((0, 2), np.int64)
+    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iu":
+        raise ValueError(f"places has shape {places.shape} and type {places.dtype}; "
+                         "expected whole numbers (p, 2): top and left of each window")
+    places = places.astype(np.int64)
+    outside = ((places < 0) | (places + np.array(window) > np.array(shape))).any(1)
+    if not outside.any(): return places
+    first = tuple(places[outside][0].tolist())
+    raise ValueError(f"{outside.sum()} of {len(places)} windows of {window[0]} x {window[1]} px leave the image of "
+                     f"{shape[0]} x {shape[1]} px, the first at {first}; move them inside or drop them")
 
 def _summed_area(
     mask: np.ndarray,  # (h, w) bool
@@ -130,52 +134,61 @@ def window_share(
     "Share of each square window in which `mask` is True."
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype != bool:
-        raise ValueError(f"mask has shape {mask.shape} and type {mask.dtype}; expected (h, w) bool: compare it with a value first")
-    size = _whole("size", size)
+        raise ValueError(f"mask has shape {mask.shape} and type {mask.dtype}; "
+                         "expected (h, w) bool: compare it with a value first")
+    size = check_whole("size", size, 1, "pixels")
     top, left = _check_places(places, (size, size), mask.shape).T
     table, bottom, right = _summed_area(mask), top + size, left + size
     return (table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]) / size**2
 
-def choose_places(
+# %% ../../nbs/data/07_patches.ipynb #9f608cd5
+def _choose_places(
     places: np.ndarray,  # (p, 2) tops and lefts, px
     share: np.ndarray,  # (p,) share of each window that is object, 0 to 1
     invalid_share: np.ndarray,  # (p,) share of each window that is invalid, 0 to 1
     object_share: tuple[float, float] = (0.05, 1.0),  # least and greatest share of an object window, above 0 to 1
     max_invalid: float = 0.0,  # greatest invalid share of any window, 0 to 1
 ) -> tuple[np.ndarray, np.ndarray]:  # (p,) bool is_object, (p,) bool is_background
-    "Which windows show an object and which only background; a window with some object below the least share is neither."
+    "Which windows show an object and which only background; one with some object below the least share is neither."
     low, high = object_share
-    if not 0 < low <= high <= 1: raise ValueError(f"object_share is {tuple(object_share)}; expected 0 < least <= greatest <= 1")
-    if not 0 <= max_invalid <= 1: raise ValueError(f"max_invalid is {max_invalid}; expected a share from 0 to 1")
-    share, invalid_share = np.asarray(share, np.float64), np.asarray(invalid_share, np.float64)
-    for name, values in (("share", share), ("invalid_share", invalid_share)):
-        if values.shape != (len(places),): raise ValueError(f"{name} has shape {values.shape}; expected ({len(places)},), one for each place")
-        if not ((values >= 0) & (values <= 1)).all(): raise ValueError(f"{name} has values outside 0 to 1 or NaN; expected shares as from window_share")
-    valid = invalid_share <= max_invalid
+    if not 0 < low <= high <= 1: raise ValueError(f"object_share=({low}, {high}); expected 0 < least <= greatest <= 1")
+    if not 0 <= max_invalid <= 1: raise ValueError(f"max_invalid={max_invalid}; expected a share from 0 to 1")
+    share = _check_shares("share", share, len(places))
+    valid = _check_shares("invalid_share", invalid_share, len(places)) <= max_invalid
     return valid & (low <= share) & (share <= high), valid & (share == 0)
+
+def _check_shares(name, values, n):
+    "One share from 0 to 1 for each place."
+    values = np.asarray(values, np.float64)
+    if values.shape != (n,): raise ValueError(f"{name} has shape {values.shape}; expected ({n},), one for each place")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"{name} has values outside 0 to 1 or NaN; expected shares as from window_share")
+    return values
 
 # %% ../../nbs/data/07_patches.ipynb #5f3ceb5d
 def _check_grey(
     image: np.ndarray,  # (h, w) numbers
     threshold: float,  # in units of the image
 ) -> np.ndarray:  # (h, w) finite numbers
-    "The image with the lowest finite value where it is not finite, or an error if it is not grey or in other units than `threshold`."
+    "The image in finite numbers; refused if it is not grey, or in other units than `threshold`."
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0 or image.dtype.kind not in "iuf":
-        raise ValueError(f"image has shape {image.shape} and type {image.dtype}; expected grey numbers (h, w): turn colours into grey first")
+        raise ValueError(f"image has shape {image.shape} and type {image.dtype}; "
+                         "expected grey numbers (h, w): turn colours into grey first")
     if image.dtype.kind != "f": return image
     finite = np.isfinite(image)
     if not finite.any(): return np.zeros_like(image)
     if threshold > 1 and image.min(where=finite, initial=0) == 0 < image.max(where=finite, initial=0) <= 1:
-        raise ValueError(f"threshold is {threshold}, but the image is {image.dtype} from 0 to 1; give the threshold in units of the image, such as {threshold / 255:.2f}")
-    return image if finite.all() else np.where(finite, image, image[finite].min())
+        raise ValueError(f"threshold is {threshold}, but the image is {image.dtype} from 0 to 1; "
+                         f"give the threshold in units of the image, such as {threshold / 255:.2f}")
+    return image if finite.all() else np.where(finite, image, image[finite].min())  # NaN counts as dark
 
 def _median_mask(
     mask: np.ndarray,  # (h, w) bool
     window: int,  # side of the square, odd, px
 ) -> np.ndarray:  # (h, w) bool
     "Median filter of a mask, with the edge pixels repeated outside."
-    # thresholding and an odd median commute, so this equals the median of the grey image, many times faster and for any type
+    # thresholding and an odd median commute: this is the median of the grey image, many times faster and for any type
     table = _summed_area(np.pad(mask, window // 2, "edge"))
     rows = table[window:] - table[:-window]
     return 2 * (rows[:, window:] - rows[:, :-window]) > window**2
@@ -191,7 +204,8 @@ def _is_darker(
     sides = min(np.percentile(columns[:first], 75), np.percentile(columns[after:], 75))
     return bool(np.median(columns[first:after]) < max_ratio * sides)
 
-def blind_band(
+# %% ../../nbs/data/07_patches.ipynb #49f8a399
+def _blind_band(
     image: np.ndarray,  # (h, w) grey sonar image, one ping per row; not finite counts as dark
     threshold: float = 150,  # a pixel is bright from here on, in units of the image (150 suits 8 bits)
     window: int = 5,  # side of the median filter, odd, px
@@ -199,16 +213,18 @@ def blind_band(
     max_bright: float = 0.0,  # share of bright pixels a dark column may have, 0 to 1; above 0 lets through fish and noise
     max_ratio: float = 0.9,  # brightness of the band over that of each side, at most; `np.inf` turns this check off
 ) -> tuple[int, int] | None:  # first column of the band and first one after it, or None if there is none
-    """The blind band (nadir) of a side-scan sonar image: the widest run of columns without bright pixels after a median filter.
+    """The blind band (nadir) of a side-scan sonar image: the widest run of columns without bright pixels.
 
-    A run counts only if it has bright columns on both sides, for a band lies between two sides: a run that touches an edge is
-    far range, padding or a dark image, and never taken, however wide. It must also be darker than both sides, so that dim seabed between two
-    bright objects is not taken: of the medians of the columns, above the lowest pixel of the image, the median over the run is below
+    Bright is what reaches the threshold after a median filter. A run counts only if it has bright columns on both
+    sides, for a band lies between two: a run that touches an edge is far range, padding or a dark image, and never
+    taken, however wide. It must also be darker than both sides, so that dim seabed between two bright objects is not
+    taken: of the medians of the columns, above the lowest pixel of the image, the median over the run is below
     `max_ratio` times the upper quartile over each side. Of equally wide runs the one nearest to the middle is taken."""
-    image, min_width = _check_grey(image, threshold), _whole("min_width", min_width)
-    if _whole("window", window) % 2 == 0: raise ValueError(f"window is {window} px; expected an odd number, such as {window + 1}")
-    if not 0 <= max_bright < 1: raise ValueError(f"max_bright is {max_bright}; expected a share from 0 to below 1")
-    if not max_ratio > 0: raise ValueError(f"max_ratio is {max_ratio}; expected a number above 0")
+    image, min_width = _check_grey(image, threshold), check_whole("min_width", min_width, 1, "pixels")
+    if check_whole("window", window, 1, "pixels") % 2 == 0:
+        raise ValueError(f"window={window}; expected an odd number of pixels, such as {window + 1}")
+    if not 0 <= max_bright < 1: raise ValueError(f"max_bright={max_bright}; expected a share from 0 to below 1")
+    if not max_ratio > 0: raise ValueError(f"max_ratio={max_ratio}; expected a number above 0")
     bright = _median_mask(image >= threshold, window).mean(0) > max_bright
     # medians, not means: an object that fills few of the rows leaves them as they are
     columns, width = np.median(image, 0) - float(image.min()), image.shape[1]
@@ -217,6 +233,7 @@ def blind_band(
     runs = [run for run in runs if np.isinf(max_ratio) or _is_darker(columns, *run, max_ratio)]
     return max(runs, key=lambda run: (run[1] - run[0], -abs(run[0] + run[1] - width)), default=None)
 
+# %% ../../nbs/data/07_patches.ipynb #75f054c2
 @dataclass(frozen=True)
 class Side:
     "One side of a sonar image, or the whole of it; taken so that the nadir lies at its right edge."
@@ -228,9 +245,10 @@ class Side:
         image: np.ndarray,  # (h, w, ...)
     ) -> np.ndarray:  # (h, columns, ...), a view
         "The side within the image, mirrored if need be."
-        start, stop = self.columns
-        if np.ndim(image) < 2 or image.shape[1] < stop:
-            raise ValueError(f"{self.name} is columns {start} to {stop}, but the image has shape {np.shape(image)}; give an image at least {stop} px wide, as the one the sides came from")
+        (start, stop), shape = self.columns, np.shape(image)
+        if len(shape) < 2 or shape[1] < stop:
+            raise ValueError(f"{self.name} is columns {start} to {stop}, but the image has shape {shape}; "
+                             f"give an image at least {stop} px wide, as the one the sides came from")
         return image[:, start:stop][:, ::-1 if self.mirrored else 1]
 
     def take(self,
@@ -246,25 +264,42 @@ class Side:
         "Lay values of this side back at its place in a full-width canvas."
         values, strip = np.asarray(values), self._strip(canvas)
         if values.shape != strip.shape:
-            raise ValueError(f"values has shape {values.shape}, but {self.name} takes {strip.shape} in this canvas; give an array of the shape that `take` gives")
+            raise ValueError(f"values has shape {values.shape}, but {self.name} takes {strip.shape} in this canvas; "
+                             "give an array of the shape that `take` gives")
         if not np.can_cast(values.dtype, canvas.dtype, "same_kind"):
-            raise ValueError(f"values of type {values.dtype} do not fit in a canvas of type {canvas.dtype}; convert one of them first")
+            raise ValueError(f"values of type {values.dtype} do not fit in a canvas of type {canvas.dtype}; "
+                             "convert one of them first")
         strip[...] = values
         return canvas
 
+# %% ../../nbs/data/07_patches.ipynb #98062a6f
 def sonar_sides(
     image: np.ndarray,  # (h, w) grey sonar image
     min_width: int = 1,  # narrower sides are dropped, px; the side of the patches is a good choice
     min_band: int = 3,  # narrower bands are none, px
-    **finding,  # `threshold`, `window`, `max_bright`, `max_ratio` of `blind_band`
+    **finding,  # of the band: `threshold`, `window`, `max_bright`, `max_ratio`
 ) -> list[Side]:  # port and starboard, or the whole; less those too narrow
-    "The sides of a sonar image left and right of its blind band; the whole image where it has none."
-    min_width, band, width = _whole("min_width", min_width), blind_band(image, min_width=min_band, **finding), np.shape(image)[1]
-    sides = [Side("port", (0, band[0]), False), Side("starboard", (band[1], width), True)] if band else [Side("whole", (0, width), False)]
+    """The sides of a sonar image left and right of its blind band; the whole image where it has none.
+
+    How the band is found: a pixel is bright from `threshold` on (150, in units of the image) after a median filter of
+    side `window` (5 px); a column is dark if a share of at most `max_bright` (0) of it is bright; the band's brightness
+    is at most `max_ratio` (0.9) of that of each side (`np.inf` turns this off)."""
+    min_width = check_whole("min_width", min_width, 1, "pixels")
+    band, width = _blind_band(image, min_width=min_band, **finding), np.shape(image)[1]
+    sides = [Side("whole", (0, width), False)]
+    if band: sides = [Side("port", (0, band[0]), False), Side("starboard", (band[1], width), True)]
     return [side for side in sides if side.columns[1] - side.columns[0] >= min_width]
 
 # %% ../../nbs/data/07_patches.ipynb #bdda6599
-class PatchStore:
+def _patch_name(
+    image: str,  # name of the large image
+    place,  # top, left, height, width, mirrored
+) -> str:
+    "What a patch is called."
+    mirrored = ", mirrored" if place[4] else ""
+    return f"{image} [{place[0]}, {place[1]}{mirrored}]"
+
+class _PatchStore:
     "Windows of large images, as raw images of one size."
     def __init__(self,
         sources: list,  # paths, or arrays `(c, h, w)`
@@ -276,13 +311,15 @@ class PatchStore:
         dtype,  # likewise
     ):
         self.sources, self.which, self.places, self.names, self.opening = sources, which, places, names, opening
-        self.shape, self.dtype, self._last = (len(which), *shape), np.dtype(dtype), (None, None)
+        self.shape, self.dtype = (len(which), *shape), np.dtype(dtype)
+        self._last = (None, None)  # number and pixels of the image opened last
 
     def __getstate__(self): return self.__dict__ | {"_last": (None, None)}
 
-    def name(self, i): return patch_name(self.names[self.which[i]], self.places[i])
+    def name(self, i): return _patch_name(self.names[self.which[i]], self.places[i])
 
     def batch(self, indices):
+        "Patches or their errors; each large image is opened once."
         found = {}
         for i in sorted(indices, key=lambda i: self.which[i]): found[i] = attempt(lambda: self._one(i))
         return [found[i] for i in indices]
@@ -296,28 +333,27 @@ class PatchStore:
         patch = self._last[1][:, top:top + h, left:left + w]
         return self.opening.finish(patch[:, :, ::-1] if mirrored else patch, self.shape[1:], self.dtype)
 
-    def identity(self): return digest("patches", [os.path.abspath(s) for s in self.sources], self.which.tobytes(), self.places.tobytes(), repr(self.opening))
+    def identity(self):
+        paths = [os.path.abspath(source) for source in self.sources]
+        return digest("patches", paths, self.which.tobytes(), self.places.tobytes(), repr(self.opening))
 
     def fingerprint(self):
-        states = [os.stat(s) for s in self.sources]
+        states = [os.stat(source) for source in self.sources]
         return digest([(s.st_size, s.st_mtime_ns, s.st_ino) for s in states])
 
-def patch_name(
-    image: str,  # name of the large image
-    place,  # top, left, height, width, mirrored
-) -> str:
-    "What a patch is called."
-    return f"{image} [{place[0]}, {place[1]}{', mirrored' if place[4] else ''}]"
-
+# %% ../../nbs/data/07_patches.ipynb #053e912e
 @dataclass(frozen=True)
 class _Pixels:
     "How a large image is opened."
     color: str | None
 
-    def __call__(self, source): return source if isinstance(source, np.ndarray) else read_image(source, color=self.color)
+    def __call__(self, source):
+        return source if isinstance(source, np.ndarray) else read_image(source, color=self.color)
 
     def finish(self, patch, shape, dtype):
-        if patch.dtype != dtype or len(patch) != shape[0]: raise ImageSetError(f"is cut from an image of {len(patch)} channels of {patch.dtype}, where others have {shape[0]} of {dtype}. Say color=, or cut them apart")
+        if patch.dtype != dtype or len(patch) != shape[0]:
+            raise ImageSetError(f"is cut from an image of {len(patch)} channels of {patch.dtype}, "
+                                f"where others have {shape[0]} of {dtype}. Say color=, or cut them apart")
         return Reading().finish(change_size(np.ascontiguousarray(patch), resize=shape[1:]), patch)
 
 @dataclass(frozen=True)
@@ -330,7 +366,8 @@ class _Marks:
         raster = raster if raster.ndim == 3 else raster[None]
         return MaskLabels(self.labels)(without_alpha(raster)[None])[0].numpy().astype(np.uint8)
 
-    def finish(self, patch, shape, dtype): return change_size(np.ascontiguousarray(patch), resize=shape[1:], nearest=True)
+    def finish(self, patch, shape, dtype):
+        return change_size(np.ascontiguousarray(patch), resize=shape[1:], nearest=True)
 
 # %% ../../nbs/data/07_patches.ipynb #064c2849
 @dataclass(frozen=True)
@@ -348,26 +385,148 @@ class _Cut:
         h, w = marked.shape
         if min(h, w) < self.size: return np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)
         places = sliding_places(h, w, self.size, self.stride) if self.stride else _all_places(h, w, self.size, rng)
-        share, without = (window_share(mask, places, self.size) for mask in (marked, excluded))
-        kinds = choose_places(places, share, window_share(invalid, places, self.size), self.object_share, self.max_invalid)
-        chosen = [np.flatnonzero(kind & (without == 0)) for kind in kinds]
-        return tuple(places[c if n is None or n >= len(c) else np.sort(rng.choice(c, n, replace=False))] for c, n in zip(chosen, (self.n_objects, self.n_backgrounds)))
+        share, share_excluded, share_invalid = (window_share(m, places, self.size) for m in (marked, excluded, invalid))
+        objects, backgrounds = _choose_places(places, share, share_invalid, self.object_share, self.max_invalid)
+        allowed = share_excluded == 0
+        objects = _at_most(self.n_objects, np.flatnonzero(objects & allowed), rng)
+        backgrounds = _at_most(self.n_backgrounds, np.flatnonzero(backgrounds & allowed), rng)
+        return places[objects], places[backgrounds]
+
+def _at_most(n, found, rng):
+    "All that were found, or n of them at random, in their order."
+    return found if n is None or n >= len(found) else np.sort(rng.choice(found, n, replace=False))
 
 def _all_places(height, width, size, rng, most=4_000_000):
     "Every place, or many random ones in an image so large that every one is too many."
     if (height - size + 1) * (width - size + 1) <= most: return sliding_places(height, width, size, 1)
     return np.unique(random_places(height, width, size, 500_000, rng), axis=0)
 
-def _invalid(image, invalid):
+# %% ../../nbs/data/07_patches.ipynb #edb039ab
+def _invalid(
+    image: np.ndarray,  # (c, h, w)
+    invalid,  # 'zero', the number that means no data, a function of the image, or None
+) -> np.ndarray:  # (h, w) bool
     "Where an image shows nothing: NaN, and what the caller says."
     nothing = ~np.isfinite(image).all(0) if image.dtype.kind == "f" else np.zeros(image.shape[1:], bool)
     if invalid is None: return nothing
     if callable(invalid): found = np.asarray(invalid(image[0] if len(image) == 1 else image))
     elif invalid == "zero": found = (image == 0).all(0)
     elif isinstance(invalid, (int, float)): found = (image == invalid).all(0)
-    else: raise ValueError(f"invalid={invalid!r}; expected 'zero', the number that means no data, or a function of an image")
-    if found.shape != nothing.shape or found.dtype != bool: raise ValueError(f"the function for invalid areas gave shape {found.shape} of {found.dtype}; expected {nothing.shape} of bool")
+    else:
+        expected = "'zero', the number that means no data, or a function of an image"
+        raise ValueError(f"invalid={invalid!r}; expected {expected}")
+    if found.shape != nothing.shape or found.dtype != bool:
+        raise ValueError(f"the function for invalid areas gave shape {found.shape} of {found.dtype}; "
+                         f"expected {nothing.shape} of bool")
     return nothing | found
+
+# %% ../../nbs/data/07_patches.ipynb #c29fbaf5
+@dataclass(frozen=True)
+class _Opened:
+    "How large images and what is marked in them are opened."
+    color: str | None
+    boxed: bool  # marks are boxes, not rasters
+    label_values: tuple | None
+    exclude_values: tuple
+    invalid: object
+    regions: object
+
+    def raster(self, mark, shape):
+        "What is marked in an image of this shape, as a raster `(1, h, w)` of labels."
+        if self.boxed: return _box_raster(np.asarray(mark), shape)[None].astype(np.uint8)
+        if mark is None: return np.zeros((1, *shape), np.uint8)
+        raster = read_image(mark, color="index") if isinstance(mark, (str, os.PathLike)) else np.asarray(mark)
+        raster = raster[None] if raster.ndim == 2 else raster
+        if raster.shape[1:] != tuple(shape):
+            raise ImageSetError(f"is {shape[0]}×{shape[1]}, and its labels {raster.shape[1]}×{raster.shape[2]}; "
+                                "expected the same size")
+        return without_alpha(raster)
+
+    def places(self, image, mark, wanted, rng):
+        "Number of channels and type of an image, and places `(p, 5)` of its object and its background-only patches."
+        pixels = _Pixels(self.color)(channels_first(image) if isinstance(image, np.ndarray) else image)
+        h, w = pixels.shape[1:]
+        raster = self.raster(mark, (h, w))
+        marked = _Marks(self.label_values)(raster)[0] > 0
+        excluded = np.isin(raster, self.exclude_values).any(0)
+        masks = (marked, _invalid(pixels, self.invalid), excluded)
+        sides = [Side("whole", (0, w), False)]
+        if self.regions is not None: sides = self.regions(pixels[0] if len(pixels) == 1 else pixels)
+        objects, backgrounds = [np.zeros((0, 5), np.int64)], [np.zeros((0, 5), np.int64)]
+        for side in sides:
+            of_object, of_background = wanted.places(*(side.take(mask) for mask in masks), rng)
+            objects.append(_back(of_object, side, wanted.size))
+            backgrounds.append(_back(of_background, side, wanted.size))
+        return (len(pixels), pixels.dtype), np.concatenate(objects), np.concatenate(backgrounds)
+
+def _back(places, side, size):
+    "Places of a side as places of the whole image."
+    top, left = places.T
+    left = side.columns[1] - left - size if side.mirrored else side.columns[0] + left
+    length = np.full_like(top, size)
+    return np.stack([top, left, length, length, np.full_like(top, int(side.mirrored))], 1)
+
+# %% ../../nbs/data/07_patches.ipynb #ba7cde0a
+def _check_lengths(images, given):
+    for name, column in given.items():
+        if column is not None and len(column) != len(images):
+            raise ImageSetError(f"There are {len(images)} images and {len(column)} entries of {name}; "
+                                "expected one for each image")
+
+def _find_patches(images, marks, names, opened, wanted, random_state, progress):
+    "For each image its number, its channels and type, and places of both kinds; and what is wrong with the others."
+    from tqdm.auto import tqdm
+    rng, cut, problems = np.random.default_rng(random_state), [], []
+    bar = tqdm(images, desc="Cutting", unit=" images", disable=not progress, delay=1, leave=False)
+    for k, (image, mark) in enumerate(zip(bar, marks)):
+        found = attempt(lambda: opened.places(image, mark, wanted, rng))
+        if isinstance(found, ImageSetError): problems.append(f"{names[k]} {found}")
+        else: cut.append((k, *found))
+    return cut, problems
+
+def _gathered(cut, size):
+    "Patches of all images, object patches first: numbers of their images, places, and which show the object."
+    which, places, presence = [], [], []
+    for kind, name in ((2, "object"), (3, "background-only")):
+        n = sum(len(found[kind]) for found in cut)
+        if not n:
+            raise ImageSetError(f"No {name} patch of {size}×{size} fits in {len(cut)} images. "
+                                "Cut smaller, allow another object_share, more invalid pixels, or give more images")
+        which += [np.full(len(found[kind]), found[0]) for found in cut]
+        places += [found[kind] for found in cut]
+        presence += [kind == 2] * n
+    return np.concatenate(which), np.concatenate(places), np.array(presence)
+
+# %% ../../nbs/data/07_patches.ipynb #0f6ba2e8
+def _is_path(thing): return isinstance(thing, (str, os.PathLike))
+
+def _stores(images, marks, which, places, names, opened, shape, dtype):
+    "Stores of the patches and of their masks, and whether any of it lies in memory."
+    sources = [channels_first(image) if isinstance(image, np.ndarray) else image for image in images]
+    pixels = _PatchStore(sources, which, places, names, _Pixels(opened.color), shape, dtype)
+    if opened.boxed or not all(map(_is_path, marks)): marks = _rasters(sources, marks, set(which.tolist()), opened)
+    masks = _PatchStore(marks, which, places, names, _Marks(opened.label_values), (1, *shape[1:]), np.uint8)
+    return pixels, masks, any(isinstance(thing, np.ndarray) for thing in [*images, *marks])
+
+def _rasters(sources, marks, needed, opened):
+    "Rasters in memory, for marks that aren't all files."
+    rasters = [None] * len(marks)
+    for k in needed: rasters[k] = opened.raster(marks[k], _size(sources[k]))
+    return rasters
+
+def _size(source):
+    "Height and width of an array `(c, h, w)` or of a file."
+    if isinstance(source, np.ndarray): return source.shape[1:]
+    info = image_info(source)
+    return info.height, info.width
+
+def _columns(images, names, source, which, places):
+    "What an image set keeps of where each patch comes from."
+    of_image = np.array(names)[which]
+    patch_names = np.array([_patch_name(names[k], place) for k, place in zip(which, places)])
+    in_memory = any(isinstance(image, np.ndarray) for image in images)
+    sources = of_image if source is None else np.array(source)[which]
+    return dict(source=sources, names=patch_names, places=places, paths=None if in_memory else of_image)
 
 # %% ../../nbs/data/07_patches.ipynb #5293e2f3
 def cut_patches(
@@ -381,7 +540,7 @@ def cut_patches(
     n_backgrounds: int | None = None,  # random background-only patches a region, at most
     stride: int | None = None,  # windows on a grid with this step, instead of at random
     object_share: tuple[float, float] = (0.05, 1.0),  # least and greatest share of an object patch that is object
-    invalid=None,  # where an image shows nothing: 'zero', the number that means no data, or a function of an image `(h, w)` or `(c, h, w)` to bool `(h, w)`
+    invalid=None,  # where an image shows nothing: 'zero', the number that means no data, or a function of it to bool `(h, w)`
     max_invalid: float = 0.0,  # greatest share of a patch that may be invalid
     regions=None,  # a function of an image `(h, w)` to the `Side`s to cut from, such as `sonar_sides`
     resize: int | None = None,  # side to resize patches to
@@ -394,76 +553,28 @@ def cut_patches(
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> ImageSet:  # with `source`, `places` and `masks`; these serve evaluation
     "Object patches and background-only patches of large images."
-    from tqdm.auto import tqdm
-    if (labels is None) == (boxes is None): raise ValueError("Give either labels or boxes: they say where the objects are")
-    if (stride is None) == (n_objects is None and n_backgrounds is None): raise ValueError("Give either stride, or n_objects and n_backgrounds")
-    marks = labels if labels is not None else boxes
-    for name, column in (("labels or boxes", marks), ("source", source)):
-        if column is not None and len(column) != len(images): raise ImageSetError(f"There are {len(images)} images and {len(column)} entries of {name}; expected one for each image")
+    if (labels is None) == (boxes is None):
+        raise ValueError("Give either labels or boxes: they say where the objects are")
+    if (stride is None) == (n_objects is None and n_backgrounds is None):
+        raise ValueError("Give either stride, or n_objects and n_backgrounds")
+    marks = boxes if labels is None else labels
+    _check_lengths(images, {"labels or boxes": marks, "source": source})
     wanted = _Cut(size, n_objects, n_backgrounds, stride, tuple(object_share), max_invalid)
-    rng, cut, problems = np.random.default_rng(random_state), [], []
-    names = [os.fspath(image) if not isinstance(image, np.ndarray) else f"image {k}" for k, image in enumerate(images)]
-    opened = _Opened(color, None if label_values is None else tuple(label_values), tuple(exclude_values), invalid, regions)
-    for k, (image, mark) in enumerate(zip(tqdm(images, desc="Cutting", unit=" images", disable=not progress, delay=1, leave=False), marks)):
-        found = attempt(lambda: opened.places(image, mark, labels is None, wanted, rng))
-        if isinstance(found, ImageSetError): problems.append(f"{names[k]} {found}")
-        else: cut.append((k, *found))
-    if problems and on_bad == "error": raise ImageSetError(f"{len(problems)} of {len(images)} images cannot be cut; mend them, or say on_bad='skip':\n" + listing(problems))
-    return _patch_set(images, marks, labels is None, names, cut, opened, size, resize, as_normalization(normalization), source, on_bad, lazy, progress, problems)
-
-@dataclass(frozen=True)
-class _Opened:
-    "How large images and what is marked in them are opened."
-    color: str | None
-    label_values: tuple | None
-    exclude_values: tuple
-    invalid: object
-    regions: object
-
-    def raster(self, mark, shape, boxed):
-        if boxed: return box_raster(np.asarray(mark), shape)[None].astype(np.uint8)
-        if mark is None: return np.zeros((1, *shape), np.uint8)
-        raster = np.asarray(mark) if not isinstance(mark, (str, os.PathLike)) else read_image(mark, color="index")
-        raster = raster[None] if raster.ndim == 2 else raster
-        if raster.shape[1:] != tuple(shape): raise ImageSetError(f"is {shape[0]}×{shape[1]}, and its labels {raster.shape[1]}×{raster.shape[2]}; expected the same size")
-        return without_alpha(raster)
-
-    def places(self, image, mark, boxed, wanted, rng):
-        "Number of channels and type of an image, and places `(p, 5)` of its object patches and of its background-only patches."
-        pixels = _Pixels(self.color)(channels_first(image) if isinstance(image, np.ndarray) else image)
-        h, w = pixels.shape[1:]
-        raster = self.raster(mark, (h, w), boxed)
-        marked, excluded, nothing = _Marks(self.label_values)(raster)[0] > 0, np.isin(raster, self.exclude_values).any(0), _invalid(pixels, self.invalid)
-        sides = [Side("whole", (0, w), False)] if self.regions is None else self.regions(pixels[0] if len(pixels) == 1 else pixels)
-        found = [[_back(p, side, wanted.size) for p in wanted.places(*(side.take(m) for m in (marked, nothing, excluded)), rng)] for side in sides]
-        return (len(pixels), pixels.dtype), *(np.concatenate([f[k] for f in found] or [np.zeros((0, 5), np.int64)]) for k in range(2))
-
-def _back(places, side, size):
-    "Places of a side as places of the whole image."
-    top, left = places.T
-    left = side.columns[1] - left - size if side.mirrored else side.columns[0] + left
-    return np.stack([top, left, np.full_like(top, size), np.full_like(top, size), np.full_like(top, int(side.mirrored))], 1)
-
-def _patch_set(images, marks, boxed, names, cut, opened, size, resize, normalization, source, on_bad, lazy, progress, problems):
-    places = [np.concatenate([np.zeros((0, 5), np.int64), *(c[kind] for c in cut)]) for kind in (2, 3)]
-    which = [np.concatenate([np.zeros(0, np.int64), *(np.full(len(c[kind]), c[0]) for c in cut)]) for kind in (2, 3)]
-    for kind, found in zip(("object", "background-only"), places):
-        if not len(found): raise ImageSetError(f"No {kind} patch of {size}×{size} fits in {len(cut)} images. Cut smaller, allow another object_share, more invalid pixels, or give more images")
-    presence, places, which = np.repeat([True, False], [len(p) for p in places]), np.concatenate(places), np.concatenate(which)
-    side, (channels, dtype) = resize or size, cut[0][1]
-    arrays = any(isinstance(i, np.ndarray) for i in images)
-    pixels = PatchStore([channels_first(i) if isinstance(i, np.ndarray) else i for i in images], which, places, names, _Pixels(opened.color), (channels, side, side), dtype)
-    if boxed or any(m is None or not isinstance(m, (str, os.PathLike)) for m in marks): marks = _rasters(images, marks, boxed, set(which.tolist()), opened)
-    masks = PatchStore(marks, which, places, names, _Marks(opened.label_values), (1, side, side), np.uint8)
-    if arrays or any(isinstance(m, np.ndarray) for m in marks): lazy = False  # arrays have no state that a cache could go by
-    sources = np.array(source)[which] if source is not None else np.array(names)[which]
-    columns = dict(source=sources, names=np.array([patch_name(names[k], p) for k, p in zip(which, places)]), places=places, paths=None if arrays else np.array(names)[which], skipped=tuple(problems))
-    return open_set(pixels, presence, normalization, on_bad, lazy, progress, masks=masks, **columns)
-
-def _rasters(images, marks, boxed, needed, opened):
-    "Rasters in memory, for marks that aren't all files."
-    size = lambda image: channels_first(image).shape[1:] if isinstance(image, np.ndarray) else (image_info(image).height, image_info(image).width)
-    return [opened.raster(mark, size(image), boxed) if k in needed else None for k, (image, mark) in enumerate(zip(images, marks))]
+    values = None if label_values is None else tuple(label_values)
+    opened = _Opened(color, labels is None, values, tuple(exclude_values), invalid, regions)
+    names = [f"image {k}" if isinstance(image, np.ndarray) else os.fspath(image) for k, image in enumerate(images)]
+    cut, problems = _find_patches(images, marks, names, opened, wanted, random_state, progress)
+    if problems and on_bad == "error":
+        remedy = "mend them, or say on_bad='skip'"
+        raise ImageSetError(f"{len(problems)} of {len(images)} images cannot be cut; {remedy}:\n" + listing(problems))
+    which, places, presence = _gathered(cut, size)
+    channels, dtype = cut[0][1]
+    shape = (channels, resize or size, resize or size)
+    pixels, masks, arrays = _stores(images, marks, which, places, names, opened, shape, dtype)
+    if arrays: lazy = False  # arrays have no state that a cache could go by
+    columns = _columns(images, names, source, which, places)
+    return open_set(pixels, presence, as_normalization(normalization), on_bad, lazy, progress,
+                    masks=masks, skipped=tuple(problems), **columns)
 
 # %% ../../nbs/data/07_patches.ipynb #658107bf
 def blending_window(

@@ -17,26 +17,101 @@ from .files import ImageSetError
 from .images import ImageSet
 
 # %% auto #0
-__all__ = ['PARTS', 'FORMAT', 'exact_duplicates', 'Splits', 'split', 'held_out_images', 'tied_sources']
+__all__ = ['PARTS', 'exact_duplicates', 'Splits', 'split', 'held_out_images']
 
 # %% ../../nbs/data/05_splits.ipynb #a2d41974
-def exact_duplicates(
-    data: ImageSet,
-) -> np.ndarray:  # `(n,)` int64: the number of the first image that has the same pixels, its own where it is the first
-    "Which images are the same, pixel for pixel. Reads all of them; on a packed set, some 200,000 a second of 64×64."
-    first, found = {}, np.empty(len(data), np.int64)
-    for i, image in enumerate(_pixels(data)): found[i] = first.setdefault(hashlib.blake2b(image, digest_size=16).digest(), i)
-    return found
-
 def _pixels(data):
     "The bytes of each image: raw where they are stored so."
     for start in range(0, len(data), 1024):
         part = slice(start, start + 1024)
         yield from np.ascontiguousarray(data.images.raw(part) if data.lazy else data.images[part].numpy())
 
+def exact_duplicates(
+    data: ImageSet,
+) -> np.ndarray:  # `(n,)` int64: the number of the first image that has the same pixels, its own where it is the first
+    "Which images are the same, pixel for pixel. Reads all of them; on a packed set, some 200,000 a second of 64×64."
+    first, found = {}, np.empty(len(data), np.int64)
+    for i, image in enumerate(_pixels(data)):
+        key = hashlib.blake2b(image, digest_size=16).digest()
+        found[i] = first.setdefault(key, i)
+    return found
+
+# %% ../../nbs/data/05_splits.ipynb #26b6541b
+def _tied_sources(
+    data: ImageSet,
+) -> np.ndarray:  # `(n,)` int64: a number for each group of sources that share an image
+    "Sources, joined where they hold exact duplicates."
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    n = len(data)
+    source = np.arange(n) if data.source is None else np.unique(data.source, return_inverse=True)[1]
+    ties = coo_matrix((np.ones(n), (source, source[exact_duplicates(data)])), shape=(n, n))
+    group_of = connected_components(ties, directed=False)[1]
+    return np.unique(group_of[source], return_inverse=True)[1]
+
+# %% ../../nbs/data/05_splits.ipynb #37e9004c
+def _kinds_of_groups(group, presence):
+    "Numbers of the groups of each kind: `{(holds object images, holds background-only images): groups}`."
+    shows, lacks = np.bincount(group, weights=presence) > 0, np.bincount(group, weights=~presence) > 0
+    kinds = sorted(set(zip(shows.tolist(), lacks.tolist())))
+    return {kind: np.flatnonzero((shows == kind[0]) & (lacks == kind[1])) for kind in kinds}
+
+def _deal(kinds, n, shares, random_state):
+    "A part for each of at most n groups: the number of a share, from 1, or 0 for what is left."
+    rng, part_of = np.random.default_rng(random_state), np.zeros(n, np.int64)
+    for members in kinds.values():
+        members, start = rng.permutation(members), 0
+        for i, share in enumerate(shares, 1):
+            count = max(1, round(share * len(members))) if len(members) > len(shares) else 0
+            part_of[members[start:start + count]] = i
+            start += count
+    return part_of
+
+# %% ../../nbs/data/05_splits.ipynb #1fb0371f
+_NAMES = {(True, True): "both kinds", (True, False): "object images only", (False, True): "background-only images only"}
+
+def _check_both_kinds(part, name, kinds):
+    n = int(part.presence.sum())
+    others = len(part) - n
+    if n and others: return
+    counts = ", ".join(str(len(groups)) + f" with {_NAMES[kind]}" for kind, groups in kinds.items())
+    raise ImageSetError(
+        f"The part {name!r} would hold {n} object and {others} background-only images: too few sources to split "
+        f"({counts}; sources that share an image count as one). At least three sources of each kind are needed; "
+        "name finer sources, or give the parts yourself."
+    )
+
 # %% ../../nbs/data/05_splits.ipynb #23a20cca
 PARTS = ("train", "val", "test")
+_FORMAT = "bgcs.splits/1"
 
+def _labels(names, presence):
+    "Name and presence of each image, as they are stored."
+    names = range(len(presence)) if names is None else names.tolist()
+    signs = ["+" if there else "-" for there in presence.tolist()]
+    return [f"{name} {sign}" for name, sign in zip(names, signs)]
+
+def _labels_of(splits):
+    "The same of a set that was split, in its first order."
+    parts = [getattr(splits, name) for name in PARTS]
+    order = np.argsort(np.argsort(splits.part, kind="stable"), kind="stable")
+    presence = torch.cat([part.presence for part in parts])[torch.from_numpy(order)]
+    names = None if parts[0].names is None else np.concatenate([part.names for part in parts])[order]
+    return _labels(names, presence)
+
+def _check_same(path, stored, labels):
+    "The set must be the one that was split."
+    n, n_stored = len(labels), len(stored)
+    if n != n_stored:
+        raise ImageSetError(f"{path} splits {n_stored} images, and this set has {n}. "
+                            "Split it anew, or give the set that was split")
+    other = [(was, label) for was, label in zip(stored, labels) if was != label]
+    if not other: return
+    (was, label), differ = other[0], len(other)
+    raise ImageSetError(f"{path} splits another set: {differ} of {n} images have other names or another presence, "
+                        f"the first is {label!r} where {was!r} was. Split this set anew")
+
+# %% ../../nbs/data/05_splits.ipynb #febc3769
 @dataclass(frozen=True)
 class Splits:
     "Three image sets that share no source and no image."
@@ -48,9 +123,9 @@ class Splits:
     def save(self,
         path,  # of a JSON file
     ) -> Path:
-        "Store which image went where, so that the same split can be had again after files were renamed, added or reordered by chance."
+        "Store which image went where, so that the same split can be had again."
         path = Path(path)
-        path.write_text(json.dumps({"format": FORMAT, "parts": self.part.tolist(), "names": _names(_Joined(self))}))
+        path.write_text(json.dumps({"format": _FORMAT, "parts": self.part.tolist(), "names": _labels_of(self)}))
         return path
 
     @classmethod
@@ -61,15 +136,15 @@ class Splits:
         "The stored split of the same set; an error says where the set differs."
         try: stored = json.loads(Path(path).read_text())
         except ValueError as error: raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT: raise ValueError(f"{path} holds no splits of format {FORMAT!r}")
+        if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+            raise ValueError(f"{path} holds no splits of format {_FORMAT!r}")
         data = data.packed()
-        names, part = _names(data), np.array(stored["parts"])
-        if len(part) != len(data): raise ImageSetError(f"{path} splits {len(part)} images, and this set has {len(data)}. Split it anew, or give the set that was split")
-        other = [i for i, (a, b) in enumerate(zip(stored["names"], names)) if a != b]
-        if other: raise ImageSetError(f"{path} splits another set: {len(other)} of {len(data)} images have other names or another presence, the first is {names[other[0]]!r} where {stored['names'][other[0]]!r} was. Split this set anew")
-        return _parted(data, part)
+        _check_same(path, stored["names"], _labels(data.names, data.presence))
+        return _parted(data, np.array(stored["parts"]))
 
-FORMAT = "bgcs.splits/1"
+def _parted(data, part):
+    train, val, test = (data[torch.from_numpy(part == i)] for i in range(3))
+    return Splits(train, val, test, part)
 
 # %% ../../nbs/data/05_splits.ipynb #41e730ba
 def split(
@@ -78,26 +153,17 @@ def split(
     test: float = 0.15,  # share of sources for test
     random_state: int = 0,  # seed of the shuffle
 ) -> Splits:
-    "Train, validation and test sets, dealt by source: all images of one source, and all exact duplicates, land in one of them."
-    if not (0 < val < 1 and 0 < test < 1 and val + test < 1): raise ValueError(f"val={val} and test={test} must be above 0 and leave something to train on")
+    "Train, validation and test sets, dealt by source: images of one source, and exact duplicates, land in one."
+    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
+        raise ValueError(f"val={val} and test={test} must be above 0 and leave something to train on")
     data = data.packed()
-    group = tied_sources(data)
+    group = _tied_sources(data)
     kinds = _kinds_of_groups(group, data.presence.numpy())
     parts = _parted(data, _deal(kinds, len(data), (val, test), random_state)[group])
     for name in PARTS: _check_both_kinds(getattr(parts, name), name, kinds)
     return parts
 
-def _deal(kinds, n, shares, random_state):
-    "A part for each group: 0, or the number of a share. Groups that hold objects only, backgrounds only, or both, are dealt apart, so that each part gets each kind."
-    rng, part_of = np.random.default_rng(random_state), np.zeros(n, np.int64)
-    for members in kinds.values():
-        members, start = rng.permutation(members), 0
-        for i, share in enumerate(shares, 1):
-            count = max(1, round(share * len(members))) if len(members) > len(shares) else 0
-            part_of[members[start:start + count]] = i
-            start += count
-    return part_of
-
+# %% ../../nbs/data/05_splits.ipynb #06006b1a
 def held_out_images(
     data: ImageSet,  # the set to take them from; a lazy one is packed first
     share: float = 0.1,  # of the sources, about
@@ -106,43 +172,6 @@ def held_out_images(
     "Some images to set aside, by source: all images of one source, and all exact duplicates, on one side."
     if not 0 < share < 1: raise ValueError(f"share={share}; expected a share of the sources above 0 and below 1")
     data = data.packed()
-    group = tied_sources(data)
-    return torch.from_numpy(_deal(_kinds_of_groups(group, data.presence.numpy()), len(data), (share,), random_state)[group] == 1)
-
-def tied_sources(
-    data: ImageSet,
-) -> np.ndarray:  # `(n,)` int64: a number for each group of sources that share an image
-    "Sources, joined where they hold exact duplicates."
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-    n = len(data)
-    source = np.arange(n) if data.source is None else np.unique(data.source, return_inverse=True)[1]
-    ties = coo_matrix((np.ones(n), (source, source[exact_duplicates(data)])), shape=(n, n))
-    return np.unique(connected_components(ties, directed=False)[1][source], return_inverse=True)[1]
-
-def _parted(data, part): return Splits(*(data[torch.from_numpy(part == i)] for i in range(3)), part)
-
-def _names(data):
-    names = data.names.tolist() if data.names is not None else range(len(data))
-    return [f"{name} {'+' if there else '-'}" for name, there in zip(names, data.presence.tolist())]
-
-class _Joined:
-    "Names and presence of a split set in their first order."
-    def __init__(self, splits):
-        parts = [getattr(splits, name) for name in PARTS]
-        order = np.argsort(np.argsort(splits.part, kind="stable"), kind="stable")
-        self.presence = torch.cat([p.presence for p in parts])[torch.from_numpy(order)]
-        self.names = None if parts[0].names is None else np.concatenate([p.names for p in parts])[order]
-
-    def __len__(self): return len(self.presence)
-
-def _kinds_of_groups(group, presence):
-    shows, lacks = (np.bincount(group, weights=w) > 0 for w in (presence, ~presence))
-    return {kind: np.flatnonzero((shows == kind[0]) & (lacks == kind[1])) for kind in sorted({*zip(shows.tolist(), lacks.tolist())})}
-
-def _check_both_kinds(part, name, kinds):
-    n = int(part.presence.sum())
-    if n and n < len(part): return
-    counts = ", ".join(f"{len(v)} with {k}" for k, v in ((("both kinds" if a and b else "object images only" if a else "background-only images only"), v) for (a, b), v in kinds.items()))
-    raise ImageSetError(f"The part {name!r} would hold {n} object and {len(part) - n} background-only images: too few sources to split ({counts}; sources that share an image count as one). "
-                        "At least three sources of each kind are needed; name finer sources, or give the parts yourself.")
+    group = _tied_sources(data)
+    kinds = _kinds_of_groups(group, data.presence.numpy())
+    return torch.from_numpy(_deal(kinds, len(data), (share,), random_state)[group] == 1)

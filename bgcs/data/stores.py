@@ -12,24 +12,31 @@ import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .files import ImageSetError, change_size, check_pixels, image_info, listing, read_image, recolor
-from .intensity import Normalization
+from .checks import check_choice, listed
+from .files import ImageSetError, _check_pixels, _recolor, change_size, image_info, listing, read_image
 
 # %% auto #0
-__all__ = ['FORMAT', 'Reading', 'Mismatch', 'describe_form', 'attempt', 'ArrayStore', 'PackedStore', 'FileStore', 'all_good',
-           'digest', 'HDF5Store', 'open_hdf5', 'dataset_of', 'LazyImages', 'without_alpha', 'MaskLabels',
-           'cache_folder', 'clear_cache', 'Problems', 'read_all', 'Packed', 'pack']
+__all__ = ['Reading', 'ArrayStore', 'PackedStore', 'FileStore', 'LazyImages', 'HDF5Store', 'cache_folder', 'clear_cache',
+           'Packed', 'pack']
 
 # %% ../../nbs/data/03_stores.ipynb #c3951405
+def _as_size(name, value):
+    "`(height, width)`, of an argument that may also be one number for both."
+    if value is None: return None
+    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, (int, np.integer)) and v >= 1 for v in pair):
+        raise ValueError(f"{name}={value!r}; expected (height, width) in pixels, each at least 1")
+    return tuple(int(v) for v in pair)
+
 @dataclass(frozen=True)
 class Reading:
-    "How images are read from a file or array: what is done before they are of one size, one number of channels and one type."
+    "How images are read from a file or array."
     color: str | None = None  # None, 'gray' or 'rgb', see `read_image`
     crop: tuple[int, int] | None = None  # `(height, width)` cut out of the middle
     resize: tuple[int, int] | None = None  # `(height, width)` resized to afterwards
@@ -38,39 +45,19 @@ class Reading:
     check: bool = True  # refuse NaN, constant and tiny images
 
     def __post_init__(self):
-        for name in ("crop", "resize"):
-            value = getattr(self, name)
-            if value is None: continue
-            value = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
-            if len(value) != 2 or not all(isinstance(v, (int, np.integer)) and v >= 1 for v in value): raise ValueError(f"{name}={getattr(self, name)!r}; expected (height, width) in pixels, each at least 1")
-            object.__setattr__(self, name, tuple(int(v) for v in value))
+        object.__setattr__(self, "crop", _as_size("crop", self.crop))
+        object.__setattr__(self, "resize", _as_size("resize", self.resize))
         if self.dtype is not None: object.__setattr__(self, "dtype", str(np.dtype(self.dtype)))
 
     def finish(self,
         image: np.ndarray,  # `(c, h, w)` of the right size
         raw: np.ndarray | None = None,  # the same before it was resized, for the checks
-    ) -> np.ndarray:
-        if self.check: check_pixels(image if raw is None else raw)
+    ) -> np.ndarray:  # `(c, h, w)` of the right type
+        "Check an image, and bring it to its type."
+        if self.check: _check_pixels(image if raw is None else raw)
         return image if self.dtype is None else image.astype(self.dtype)
 
-class Mismatch(ImageSetError):
-    "An image that is sound but unlike the others; `form` says how it looks."
-    def __init__(self, form, expected):
-        super().__init__(f"is {describe_form(*form)}, where others are {describe_form(*expected)}")
-        self.form = form
-
-def describe_form(
-    shape: tuple[int, int, int],  # `(c, h, w)`
-    dtype,  # of the pixels
-) -> str:
-    "How images look, in words."
-    c, h, w = shape
-    return f"{c} channel{'s' * (c > 1)}, {h}×{w}, {np.dtype(dtype).name}"
-
-def _matched(image, shape, dtype):
-    if image.shape != tuple(shape) or image.dtype != dtype: raise Mismatch((image.shape, image.dtype.name), (tuple(shape), dtype))
-    return image
-
+# %% ../../nbs/data/03_stores.ipynb #ad30ad82
 def attempt(
     read,  # a function without arguments
 ):  # what it gives, or the `ImageSetError` that it raises
@@ -78,32 +65,97 @@ def attempt(
     try: return read()
     except ImageSetError as error: return error
 
+def all_good(
+    store,
+    indices,  # of images
+) -> np.ndarray:  # `(k, c, h, w)`
+    "Images of a store in one array, or one error that names all that cannot be used."
+    images = store.batch(indices)
+    bad = [store.name(i) + f" {image}" for i, image in zip(indices, images) if isinstance(image, ImageSetError)]
+    if bad:
+        n = len(bad)
+        raise ImageSetError(f"{n} images cannot be used:\n" + listing(bad))
+    return np.stack(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
+
+def digest(*things) -> str:
+    "A short name for what these things are."
+    return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
+
+# %% ../../nbs/data/03_stores.ipynb #1332baa8
+def _describe_form(
+    shape: tuple[int, int, int],  # `(c, h, w)`
+    dtype,  # of the pixels
+) -> str:
+    "How images look, in words."
+    c, h, w = shape
+    channels, kind = "channels" if c > 1 else "channel", np.dtype(dtype).name
+    return f"{c} {channels}, {h}×{w}, {kind}"
+
+class _Mismatch(ImageSetError):
+    "An image that is sound but unlike the others; `form` says how it looks."
+    def __init__(self, form, expected):
+        looks, others = _describe_form(*form), _describe_form(*expected)
+        super().__init__(f"is {looks}, where others are {others}")
+        self.form = form
+
+def _matched(image, shape, dtype):
+    if image.shape == tuple(shape) and image.dtype == dtype: return image
+    raise _Mismatch((image.shape, image.dtype.name), (tuple(shape), dtype))
+
 # %% ../../nbs/data/03_stores.ipynb #742fec9c
+def _as_slice(indices):
+    "Neighbours as a slice: that reads them in one piece."
+    if not len(indices) or indices[-1] - indices[0] != len(indices) - 1 or (np.diff(indices) != 1).any(): return indices
+    return slice(int(indices[0]), int(indices[-1]) + 1)
+
 class ArrayStore:
     "Raw images in memory, or in an array that is mapped into memory."
     def __init__(self,
         array: np.ndarray,  # `(n, c, h, w)`
         name: str = "images",  # what to call them in messages
     ):
-        self.array, self.shape, self.dtype, self._name = array, array.shape, array.dtype, name
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self._name = name
 
     def name(self, i): return f"{self._name}[{i}]"
     def batch(self, indices): return list(self.read(indices))
     def read(self, indices): return self.array[_as_slice(indices)]
 
-def _as_slice(indices):
-    "Neighbours as a slice: that reads them in one piece."
-    if len(indices) and indices[-1] - indices[0] == len(indices) - 1 and (np.diff(indices) == 1).all(): return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices
-
 class PackedStore(ArrayStore):
     "Raw images of a packed cache, mapped into memory; each process opens the file for itself."
-    def __init__(self, path):
+    def __init__(self,
+        path,  # of an `.npy` file
+    ):
         self.path = os.fspath(path)
         super().__init__(np.load(self.path, mmap_mode="r", allow_pickle=False))
 
     def __getstate__(self): return self.path
     def __setstate__(self, path): self.__init__(path)
+
+# %% ../../nbs/data/03_stores.ipynb #5121cca3
+_ODD_MODES = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")  # Pillow's, of palettes and other colour spaces
+
+def _form_of_file(path, page, reading):
+    "Shape and type that an image will have once it is read, from the file's header."
+    info = image_info(path)
+    if info.mode in _ODD_MODES: _read_file(path, page, reading)  # which says what is to be done with such colours
+    pages = info.pages if page == "channels" else 1
+    channels = {None: info.channels * pages, "gray": 1, "rgb": 3}[reading.color]
+    size = reading.resize or reading.crop or (info.height, info.width)
+    return (channels, *size), reading.dtype or info.dtype
+
+def _read_file(path, page, reading):
+    "One image, read and checked."
+    raw = read_image(path, page, reading.color, reading.crop)
+    return reading.finish(change_size(raw, resize=reading.resize, nearest=reading.nearest), raw)
+
+def _state_of_file(path):
+    "What changes where a file is written anew; None where it cannot be seen."
+    try: state = os.stat(path) if path is not None else None
+    except OSError: state = None
+    return (state.st_size, state.st_mtime_ns, state.st_ino) if state else None
+
+def _processors(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/data/03_stores.ipynb #9f2a871d
 class FileStore:
@@ -117,170 +169,54 @@ class FileStore:
         threads: int | None = None,  # files read at once; None: one a processor, at most 8
     ):
         self.paths, self.pages, self.reading = paths, pages, reading
-        self.threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        self.threads = threads or min(8, _processors())
         if shape is None: shape, dtype = self._commonest_form()
         self.shape, self.dtype = (len(paths), *shape), np.dtype(dtype)
 
     def _commonest_form(self):
-        "From headers; where none can be read, the first file's complaint is the error."
+        "From headers; where none can be read, their complaints are the error."
         forms, complaints = Counter(), []
-        for i in np.unique(np.linspace(0, len(self.paths) - 1, min(32, len(self.paths))).astype(int)):
-            form = attempt(lambda: self._form(i))
-            if isinstance(form, ImageSetError): complaints.append(f"{self.name(i)} {form}")
-            elif form is not None: forms[form] += 1
-        if not forms: raise ImageSetError(f"Of {len(self.paths)} files, none of those tried can be used:\n" + listing(complaints))
+        n = len(self.paths)
+        for i in np.unique(np.linspace(0, n - 1, min(32, n)).astype(int)):
+            if self.paths[i] is None: continue
+            form = attempt(lambda: _form_of_file(self.paths[i], self._page(i), self.reading))
+            if isinstance(form, ImageSetError): complaints.append(self.name(i) + f" {form}")
+            else: forms[form] += 1
+        if not forms: raise ImageSetError(f"Of {n} files, none of those tried can be used:\n" + listing(complaints))
         return forms.most_common(1)[0][0]
-
-    def _form(self, i):
-        if self.paths[i] is None: return None
-        info = image_info(self.paths[i])
-        if info.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"): self._one(i)  # which says what is to be done with such colours
-        page = self._page(i)
-        channels = {None: info.channels * (info.pages if page == "channels" else 1), "gray": 1, "rgb": 3}[self.reading.color]
-        h, w = self.reading.resize or self.reading.crop or (info.height, info.width)
-        return (channels, h, w), self.reading.dtype or info.dtype
 
     def _page(self, i): return None if self.pages is None else self.pages[i]
 
     def name(self, i):
-        page = self._page(i)
-        return str(self.paths[i]) + (f" (page {page})" if isinstance(page, (int, np.integer)) else "")
+        path, page = str(self.paths[i]), self._page(i)
+        return f"{path} (page {page})" if isinstance(page, (int, np.integer)) else path
 
     def _one(self, i):
         if self.paths[i] is None: return np.zeros(self.shape[1:], self.dtype)
-        r = self.reading
-        raw = read_image(self.paths[i], self._page(i), r.color, r.crop)
-        return r.finish(change_size(raw, resize=r.resize, nearest=r.nearest), raw)
+        return _read_file(self.paths[i], self._page(i), self.reading)
 
     def _checked(self, i): return attempt(lambda: _matched(self._one(i), self.shape[1:], self.dtype))
 
     def batch(self, indices):
         if len(indices) < 8 or self.threads == 1: return [self._checked(i) for i in indices]
-        with ThreadPoolExecutor(self.threads) as pool: return list(pool.map(self._checked, indices, chunksize=max(1, len(indices) // (4 * self.threads))))
+        chunk = max(1, len(indices) // (4 * self.threads))
+        with ThreadPoolExecutor(self.threads) as pool: return list(pool.map(self._checked, indices, chunksize=chunk))
 
     def read(self, indices): return all_good(self, indices)
 
-    def identity(self): return digest("files", asdict(self.reading), [os.path.abspath(p) if p is not None else None for p in self.paths], self.pages)
+    def identity(self):
+        paths = [os.path.abspath(path) if path is not None else None for path in self.paths]
+        return digest("files", asdict(self.reading), paths, self.pages)
 
-    def fingerprint(self):
-        states = []
-        for path in self.paths:
-            try: state = os.stat(path) if path is not None else None
-            except OSError: state = None
-            states.append((state.st_size, state.st_mtime_ns, state.st_ino) if state else None)
-        return digest(states)
-
-def all_good(
-    store,
-    indices,  # of images
-) -> np.ndarray:  # `(k, c, h, w)`
-    "Images of a store in one array, or one error that names all that cannot be used."
-    images = store.batch(indices)
-    bad = [f"{store.name(i)} {image}" for i, image in zip(indices, images) if isinstance(image, ImageSetError)]
-    if bad: raise ImageSetError(f"{len(bad)} images cannot be used:\n" + listing(bad))
-    return np.stack(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
-
-def digest(*things) -> str:
-    "A short name for what these things are."
-    return hashlib.blake2b(repr(things).encode(errors="surrogatepass"), digest_size=12).hexdigest()
-
-# %% ../../nbs/data/03_stores.ipynb #837e5d07
-class HDF5Store:
-    "Raw images in a data set of an HDF5 file; each process opens the file for itself."
-    def __init__(self,
-        path,  # of the file
-        dataset: str = "images",  # name of a data set `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`
-        channel_axis: int | None = None,  # see `channels_first`
-        reading: Reading = Reading(),
-    ):
-        self.path, self.dataset, self.reading, self._file, self._opener = os.fspath(path), dataset, reading, None, None
-        shape = self._open().shape
-        self.axis = None
-        if len(shape) == 4:
-            self.axis = channel_axis if channel_axis is not None else 1 if shape[1] < shape[3] else -1
-            if channel_axis is None and shape[1] == shape[3]: raise ImageSetError(f"data set {dataset!r} of {self.path} has shape {shape}, where the channels may be axis 1 or -1. Say channel_axis=")
-        elif len(shape) != 3: raise ImageSetError(f"data set {dataset!r} of {self.path} has shape {shape}; expected (n, h, w), (n, h, w, c) or (n, c, h, w)")
-        if not shape[0]: raise ImageSetError(f"data set {dataset!r} of {self.path} is empty")
-        first = self._finish(self._raw(slice(0, 1))[0], check=False)
-        self.shape, self.dtype = (shape[0], *first.shape), first.dtype
-
-    def _open(self):
-        if self._opener != os.getpid(): self._file, self._opener = open_hdf5(self.path), os.getpid()  # a forked process must not share the handle
-        return dataset_of(self._file, self.dataset)
-
-    def __getstate__(self): return self.__dict__ | {"_file": None, "_opener": None}
-
-    def _raw(self, rows):
-        try: slab = self._open()[rows]
-        except OSError as error: raise ImageSetError(f"data set {self.dataset!r} of {self.path} cannot be read, so the file is damaged or cut short ({error}). Copy it again") from None
-        return slab[:, None] if self.axis is None else np.moveaxis(slab, self.axis, 1)
-
-    def _finish(self, raw, check=True):
-        r = self.reading
-        if r.color is not None and len(raw) not in (1, 3): raise ImageSetError(f"has {len(raw)} channels; color={r.color!r} needs 1 or 3")
-        sized = change_size(recolor(raw, r.color), r.crop, r.resize, r.nearest)
-        return r.finish(sized, raw) if check else sized if r.dtype is None else sized.astype(r.dtype)
-
-    def name(self, i): return f"{self.path}: {self.dataset}[{i}]"
-
-    def batch(self, indices):
-        indices = np.asarray(indices)
-        rows, back = np.unique(indices, return_inverse=True)
-        images = [image for run in _runs(rows) for image in self._run(run)]
-        return [images[k] for k in back]
-
-    def _run(self, run):
-        slab = self._raw(slice(int(run[0]), int(run[-1]) + 1))
-        return [attempt(lambda: self._finish(slab[i - run[0]])) for i in run]
-
-    def read(self, indices): return all_good(self, indices)
-
-    def identity(self): return digest("hdf5", os.path.abspath(self.path), self.dataset, self.axis, asdict(self.reading))
-
-    def fingerprint(self):
-        state = os.stat(self.path)
-        return digest(state.st_size, state.st_mtime_ns, state.st_ino)
-
-def _runs(rows, gap=4, longest=1024):
-    "Sorted rows in runs whose members lie so near each other that reading over the gaps is cheaper than reading apart."
-    if not len(rows): return []
-    cuts = np.flatnonzero(np.diff(rows) > gap) + 1
-    return [piece for run in np.split(rows, cuts) for piece in np.split(run, range(longest, len(run), longest))]
-
-def open_hdf5(
-    path,  # of an HDF5 file
-):  # the file, open for reading
-    "An HDF5 file, or an error that says what is wrong with it."
-    import h5py
-    if not os.path.isfile(path): raise ImageSetError(f"{path} is not there; expected an HDF5 file")
-    try: return h5py.File(path, "r")
-    except OSError as error: raise ImageSetError(f"{path} is not an HDF5 file, or is damaged or cut short ({error}). Copy it again") from None
-
-def dataset_of(
-    file,  # an open HDF5 file
-    name: str,  # of a data set in it, with `/` for groups
-):  # the data set
-    "A data set that lies in this very file."
-    import h5py
-    where = ""
-    for part in name.strip("/").split("/"):
-        where = f"{where}/{part}"
-        link = file.get(where, getlink=True)
-        if isinstance(link, h5py.ExternalLink): raise ImageSetError(f"{file.filename}: {name!r} is a link to another file ({link.filename}), which is not followed. Copy the data into one file")
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset): raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {', '.join(map(repr, _datasets(file))) or 'none'}")
-    if found.is_virtual or found.external: raise ImageSetError(f"{file.filename}: {name!r} keeps its values in other files, which are not read. Copy the data into one file")
-    return found
-
-def _datasets(file):
-    import h5py
-    names = []
-    file.visititems(lambda name, thing: names.append(name) if isinstance(thing, h5py.Dataset) else None)
-    return names
+    def fingerprint(self): return digest([_state_of_file(path) for path in self.paths])
 
 # %% ../../nbs/data/03_stores.ipynb #03b8af38
+def _as_numpy(index):
+    if isinstance(index, torch.Tensor): return index.numpy()
+    return np.asarray(index) if isinstance(index, (list, range)) else index
+
 class LazyImages:
-    "Images in a store, with their normalisation: like a tensor `(n, c, h, w)` float32 in [0, 1] of which only what is indexed is read."
+    "Images in a store, like a tensor `(n, c, h, w)` float32 in [0, 1] of which only what is indexed is read."
     def __init__(self,
         store,  # a store
         transform,  # of raw images to a tensor: a `Normalization`, or a `MaskLabels`
@@ -300,6 +236,7 @@ class LazyImages:
     def raw(self,
         index,  # a slice, integer indices, or a bool mask
     ) -> np.ndarray:  # `(k, c, h, w)` as stored
+        "Some of the images, without normalisation."
         return self.store.read(self.index[_as_numpy(index)].reshape(-1))
 
     def __getitem__(self,
@@ -311,7 +248,8 @@ class LazyImages:
 
     def __getitems__(self, indices): return list(self[indices])  # a DataLoader's way to ask for a batch at once
 
-    def __iter__(self): return (image for batch in self.split(256) for image in batch)
+    def __iter__(self):
+        for batch in self.split(256): yield from batch
 
     def select(self,
         index,  # a slice, integer indices, or a bool mask
@@ -322,12 +260,14 @@ class LazyImages:
     def split(self,
         size: int,  # images at a time
     ):  # an iterator of tensors
+        "All images, some at a time."
         return (self[i:i + size] for i in range(0, len(self), size))
 
-    def __repr__(self): return f"LazyImages({'×'.join(map(str, self.shape))}, {self.transform}, from {self.store.dtype} in {type(self.store).__name__})"
+    def __repr__(self):
+        size, store = "×".join(map(str, self.shape)), type(self.store).__name__
+        return f"LazyImages({size}, {self.transform}, from {self.store.dtype} in {store})"
 
-def _as_numpy(index): return index.numpy() if isinstance(index, torch.Tensor) else np.asarray(index) if isinstance(index, (list, range)) else index
-
+# %% ../../nbs/data/03_stores.ipynb #970675ba
 def without_alpha(
     raster: np.ndarray,  # `(c, h, w)` of a mask or label image
 ) -> np.ndarray:  # `(c, h, w)` or `(c - 1, h, w)`
@@ -339,10 +279,134 @@ class MaskLabels:
     "Which values of a mask file mean the object."
     labels: tuple | None = None  # those values; None: all but 0
 
-    def __call__(self, raw): return torch.from_numpy((raw != 0) if self.labels is None else np.isin(raw, self.labels)).any(1, keepdim=True)
+    def __call__(self, raw):
+        marked = (raw != 0) if self.labels is None else np.isin(raw, self.labels)
+        return torch.from_numpy(marked).any(1, keepdim=True)
+
+# %% ../../nbs/data/03_stores.ipynb #e7c6f4eb
+def open_hdf5(
+    path,  # of an HDF5 file
+):  # the file, open for reading
+    "An HDF5 file, or an error that says what is wrong with it."
+    import h5py
+    if not os.path.isfile(path): raise ImageSetError(f"{path} is not there; expected an HDF5 file")
+    try: return h5py.File(path, "r")
+    except OSError as error:
+        raise ImageSetError(f"{path} is not an HDF5 file, or is damaged or cut short ({error}). "
+                            "Copy it again") from None
+
+def dataset_of(
+    file,  # an open HDF5 file
+    name: str,  # of a data set in it, with `/` for groups
+):  # the data set
+    "A data set that lies in this very file."
+    import h5py
+    _refuse_links(file, name)
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        held = listed(map(repr, _datasets(file))) or "none"
+        raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {held}")
+    if found.is_virtual or found.external:
+        raise ImageSetError(f"{file.filename}: {name!r} keeps its values in other files, which are not read. "
+                            "Copy the data into one file")
+    return found
+
+def _refuse_links(file, name):
+    "No part of the way to a data set may be a link to another file."
+    import h5py
+    where = ""
+    for part in name.strip("/").split("/"):
+        where = f"{where}/{part}"
+        link = file.get(where, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ImageSetError(f"{file.filename}: {name!r} is a link to another file ({link.filename}), "
+                                "which is not followed. Copy the data into one file")
+
+def _datasets(file):
+    import h5py
+    names = []
+    file.visititems(lambda name, thing: names.append(name) if isinstance(thing, h5py.Dataset) else None)
+    return names
+
+# %% ../../nbs/data/03_stores.ipynb #8fd58fac
+def _runs(rows, gap=4, longest=1024):
+    "Sorted rows in runs, whose members lie so near each other that reading the gaps is cheaper than reading apart."
+    if not len(rows): return []
+    cuts = np.flatnonzero(np.diff(rows) > gap) + 1
+    runs = []
+    for run in np.split(rows, cuts): runs += np.split(run, range(longest, len(run), longest))
+    return runs
+
+def _axis_of_channels(shape, channel_axis, where):
+    "Which axis of a data set counts channels; None where none does."
+    if len(shape) == 3: return None
+    if len(shape) != 4:
+        raise ImageSetError(f"{where} has shape {shape}; expected (n, h, w), (n, h, w, c) or (n, c, h, w)")
+    if channel_axis is not None: return channel_axis
+    if shape[1] == shape[3]:
+        raise ImageSetError(f"{where} has shape {shape}, where the channels may be axis 1 or -1. Say channel_axis=")
+    return 1 if shape[1] < shape[3] else -1
+
+def _prepared(raw, reading):
+    "A raw image of an HDF5 file, brought to its colours, size and type."
+    c = len(raw)
+    if reading.color is not None and c not in (1, 3):
+        raise ImageSetError(f"has {c} channels; color={reading.color!r} needs 1 or 3")
+    sized = change_size(_recolor(raw, reading.color), reading.crop, reading.resize, reading.nearest)
+    return reading.finish(sized, raw)
+
+# %% ../../nbs/data/03_stores.ipynb #837e5d07
+class HDF5Store:
+    "Raw images in a data set of an HDF5 file; each process opens the file for itself."
+    def __init__(self,
+        path,  # of the file
+        dataset: str = "images",  # name of a data set `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`
+        channel_axis: int | None = None,  # see `channels_first`
+        reading: Reading = Reading(),
+    ):
+        self.path, self.dataset, self.reading = os.fspath(path), dataset, reading
+        self._file = self._opener = None
+        self._where = f"data set {dataset!r} of {self.path}"
+        shape = self._open().shape
+        self.axis = _axis_of_channels(shape, channel_axis, self._where)
+        if not shape[0]: raise ImageSetError(f"{self._where} is empty")
+        first = _prepared(self._raw(slice(0, 1))[0], replace(reading, check=False))
+        self.shape, self.dtype = (shape[0], *first.shape), first.dtype
+
+    def _open(self):
+        if self._opener != os.getpid():  # a forked process must not share the handle
+            self._file, self._opener = open_hdf5(self.path), os.getpid()
+        return dataset_of(self._file, self.dataset)
+
+    def __getstate__(self): return self.__dict__ | {"_file": None, "_opener": None}
+
+    def _raw(self, rows):
+        try: slab = self._open()[rows]
+        except OSError as error:
+            raise ImageSetError(f"{self._where} cannot be read, so the file is damaged or cut short ({error}). "
+                                "Copy it again") from None
+        return slab[:, None] if self.axis is None else np.moveaxis(slab, self.axis, 1)
+
+    def name(self, i): return f"{self.path}: {self.dataset}[{i}]"
+
+    def batch(self, indices):
+        rows, back = np.unique(np.asarray(indices), return_inverse=True)
+        images = []
+        for run in _runs(rows): images += self._run(run)
+        return [images[k] for k in back]
+
+    def _run(self, run):
+        slab = self._raw(slice(int(run[0]), int(run[-1]) + 1))
+        return [attempt(lambda: _prepared(slab[i - run[0]], self.reading)) for i in run]
+
+    def read(self, indices): return all_good(self, indices)
+
+    def identity(self): return digest("hdf5", os.path.abspath(self.path), self.dataset, self.axis, asdict(self.reading))
+
+    def fingerprint(self): return digest(*_state_of_file(self.path))
 
 # %% ../../nbs/data/03_stores.ipynb #20f61c50
-FORMAT = "bgcs.cache/1"
+_FORMAT = "bgcs.cache/1"
 
 def cache_folder() -> Path:
     "Where packed caches are kept: the environment variable `BGCS_CACHE`, or the system's place for caches."
@@ -350,14 +414,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BGCS_CACHE") or platformdirs.user_cache_dir("bgcs"))
 
 def clear_cache() -> int:  # bytes freed
-    "Delete all packed caches, and planes that the explorer kept. Sets that read from one at this moment keep what they have open."
+    "Delete all packed caches and the explorer's planes. Sets that read from one now keep what they have open."
     freed = 0
     for plane in cache_folder().glob("plane-*.npy"):
         freed += plane.stat().st_size
         plane.unlink(missing_ok=True)
     for path in cache_folder().glob("*-*"):
-        if not path.is_dir() or not (path.suffix == ".building" or (path / "index.json").is_file()): continue
-        freed += sum(f.stat().st_size for f in path.iterdir())
+        ours = path.suffix == ".building" or (path / "index.json").is_file()
+        if not path.is_dir() or not ours: continue
+        freed += sum(file.stat().st_size for file in path.iterdir())
         shutil.rmtree(path, ignore_errors=True)
     return freed
 
@@ -366,15 +431,40 @@ def _progress(total, what, show):
     return tqdm(total=total, desc=what, unit=" images", disable=not show, delay=1, leave=False)
 
 # %% ../../nbs/data/03_stores.ipynb #a1ea71b2
-class Problems:
+def _remedies(forms):
+    "What would bring images of these forms to one; the first form is that of most."
+    channels, sizes = {shape[0] for shape, _ in forms}, {shape[1:] for shape, _ in forms}
+    types = {np.dtype(dtype) for _, dtype in forms}
+    (_, height, width), _ = forms[0]
+    remedies = []
+    if len(channels) > 1: remedies.append("color='gray' (or 'rgb')")
+    if len(sizes) > 1: remedies.append(f"resize=({height}, {width}) (or crop=)")
+    if len(types) > 1: remedies.append("dtype='float32', with a normalization that doesn't go by the type")
+    return " and ".join(remedies)
+
+def _mixed(others, form, n_form):
+    "The message about images of several forms; `others` has `(index, name, complaint)` of each image, by form."
+    usual, remedies = _describe_form(*form), _remedies([form, *others])
+    lines = [f"{usual}: {n_form} images"]
+    for other, members in sorted(others.items(), key=lambda item: -len(item[1])):
+        looks, n, (_, example, _) = _describe_form(*other), len(members), members[0]
+        lines.append(f"{looks}: {n} images, such as {example}")
+    return ("Images differ in size, channels or type:\n" + listing(lines) +
+            f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind.")
+
+# %% ../../nbs/data/03_stores.ipynb #764de298
+class _Problems:
     "What is wrong with the images of a set, gathered so that one error can name it all."
-    def __init__(self): self.named, self.forms = {}, {}  # index: complaint; form: indices
+    def __init__(self): self.named, self.forms = {}, {}  # index: complaint; form: [(index, name, complaint)]
 
     def add(self, i, name, error):
-        if isinstance(error, Mismatch): self.forms.setdefault(error.form, []).append((i, name, str(error)))
+        if isinstance(error, _Mismatch): self.forms.setdefault(error.form, []).append((i, name, str(error)))
         else: self.named[i] = f"{name} {error}"
 
-    def all(self) -> dict: return self.named | {i: f"{name} {text}" for members in self.forms.values() for i, name, text in members}
+    def all(self) -> dict:  # index: complaint
+        every = dict(self.named)
+        for members in self.forms.values(): every |= {i: f"{name} {text}" for i, name, text in members}
+        return every
 
     def error(self,
         n: int,  # images that were looked at
@@ -382,20 +472,33 @@ class Problems:
         n_form: int,  # how many have it
     ) -> ImageSetError:
         parts = []
-        if self.named: parts.append(f"{len(self.named)} of {n} images cannot be used; mend them, take them away, or say on_bad='skip':\n" + listing(list(self.named.values())))
+        if self.named:
+            bad = len(self.named)
+            what = f"{bad} of {n} images cannot be used; mend them, take them away, or say on_bad='skip':\n"
+            parts.append(what + listing(list(self.named.values())))
         if self.forms: parts.append(_mixed(self.forms, form, n_form))
         return ImageSetError("\n".join(parts))
 
-def _mixed(forms, form, n_form):
-    lines = [f"{describe_form(*form)}: {n_form} images"] + [f"{describe_form(*other)}: {len(m)} images, such as {m[0][1]}" for other, m in sorted(forms.items(), key=lambda item: -len(item[1]))]
-    (shape, dtype), others = form, list(forms)
-    remedy = []
-    if len({shape[0], *(s[0] for s, _ in others)}) > 1: remedy.append("color='gray' (or 'rgb')")
-    if len({shape[1:], *(s[1:] for s, _ in others)}) > 1: remedy.append(f"resize=({shape[1]}, {shape[2]}) (or crop=)")
-    if len({np.dtype(dtype), *(np.dtype(d) for _, d in others)}) > 1: remedy.append("dtype='float32', with a normalization that doesn't go by the type")
-    return f"Images differ in size, channels or type:\n{listing(lines)}\nSay {' and '.join(remedy)} to bring them to one, or on_bad='skip' to leave out all but the first kind."
+# %% ../../nbs/data/03_stores.ipynb #b60eff20
+def _checked_by(check, image):
+    if isinstance(image, ImageSetError): return image
+    failure = attempt(lambda: check(image[None]))
+    return failure if isinstance(failure, ImageSetError) else image
 
-def read_all(
+def _read_batch(stores, chosen, check):
+    "Raw images of each store by name; and of each bad image, by position, the store and the first complaint."
+    batches = {name: store.batch(chosen) for name, store in stores.items()}
+    if check is not None:
+        first = next(iter(batches))
+        batches[first] = [_checked_by(check, image) for image in batches[first]]
+    bad = {}
+    for name, batch in batches.items():
+        for k, image in enumerate(batch):
+            if isinstance(image, ImageSetError): bad.setdefault(k, (stores[name], image))
+    return batches, bad
+
+# %% ../../nbs/data/03_stores.ipynb #2f372f03
+def _read_all(
     stores: dict,  # name: store, of equal length
     write,  # called with a dict of name: list of raw images, for the images that are good in all stores
     on_bad: str = "error",  # 'error': one error that names them all; 'skip': leave them out
@@ -405,50 +508,39 @@ def read_all(
     check=None,  # a `Normalization` that must be able to take every image of the first store
 ) -> tuple[np.ndarray, list[str]]:  # positions of the good images, complaints about the others
     "Read and check all images of stores, a few hundred at a time."
-    if on_bad not in ("error", "skip"): raise ValueError(f"on_bad={on_bad!r}; expected 'error' or 'skip'")
+    check_choice("on_bad", on_bad, ("error", "skip"))
     main = next(iter(stores.values()))
     every = np.arange(main.shape[0]) if indices is None else indices
-    n, problems, kept = len(every), Problems(), []
-    with _progress(n, what, progress) as bar:
-        for start in range(0, n, 256):
+    problems, kept = _Problems(), []
+    with _progress(len(every), what, progress) as bar:
+        for start in range(0, len(every), 256):
             chosen = every[start:start + 256]
-            batches = {name: store.batch(chosen) for name, store in stores.items()}
-            if check is not None: batches |= {name: [_checked_by(check, image) for image in batches[name]] for name in list(batches)[:1]}
-            bad = [next(((name, batch[k]) for name, batch in batches.items() if isinstance(batch[k], ImageSetError)), None) for k in range(len(chosen))]
-            for i, complaint in zip(chosen, bad):
-                if complaint: problems.add(int(i), stores[complaint[0]].name(i), complaint[1])
-            good = [k for k, complaint in enumerate(bad) if not complaint]
+            batches, bad = _read_batch(stores, chosen, check)
+            for k in sorted(bad):
+                store, complaint = bad[k]
+                problems.add(int(chosen[k]), store.name(chosen[k]), complaint)
+            good = [k for k in range(len(chosen)) if k not in bad]
             kept += [start + k for k in good]
-            if on_bad == "skip" or not problems.all(): write({name: [batch[k] for k in good] for name, batch in batches.items()})
+            if on_bad == "skip" or not problems.all():
+                write({name: [batch[k] for k in good] for name, batch in batches.items()})
             bar.update(len(chosen))
-    if problems.all() and (on_bad == "error" or not kept): raise problems.error(n, (main.shape[1:], main.dtype), len(kept))
-    return np.array(kept, np.int64), [text for _, text in sorted(problems.all().items())]
+    complaints = problems.all()
+    if complaints and (on_bad == "error" or not kept):
+        raise problems.error(len(every), (main.shape[1:], main.dtype), len(kept))
+    return np.array(kept, np.int64), [text for _, text in sorted(complaints.items())]
 
-def _checked_by(check, image):
-    if isinstance(image, ImageSetError): return image
-    failure = attempt(lambda: check(image[None]))
-    return failure if isinstance(failure, ImageSetError) else image
-
-# %% ../../nbs/data/03_stores.ipynb #87a95a81
-@contextmanager
-def _locked(path, progress):
-    "A lock between processes, which the system frees when its holder dies."
-    from filelock import FileLock, Timeout
-    lock = FileLock(path)
-    try: lock.acquire(timeout=1)
-    except Timeout:
-        if progress: print("Another process is packing these images; waiting for it.")
-        lock.acquire()
-    try: yield
-    finally: lock.release()
-
+# %% ../../nbs/data/03_stores.ipynb #146090a5
 class _Writer:
     "Appends raw images to an .npy file whose number of images is written last."
     def __init__(self, path, store):
-        self.shape, self.dtype, self.n, self.file = store.shape, store.dtype, 0, open(path, "wb")
+        self.shape, self.dtype = store.shape, store.dtype
+        self.n, self.file = 0, open(path, "wb")
         self._header(store.shape[0])
 
-    def _header(self, n): np.lib.format.write_array_header_1_0(self.file, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (n, *self.shape[1:])})
+    def _header(self, n):
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (n, *self.shape[1:])}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, images):
         if images: self.file.write(np.ascontiguousarray(np.stack(images)).data)
@@ -461,6 +553,19 @@ class _Writer:
         os.fsync(self.file.fileno())
         self.file.close()
 
+@contextmanager
+def _locked(path, progress):
+    "A lock between processes, which the system frees when its holder dies."
+    from filelock import FileLock, Timeout
+    lock = FileLock(path)
+    try: lock.acquire(timeout=1)
+    except Timeout:
+        if progress: print("Another process is packing these images; waiting for it.")
+        lock.acquire()
+    try: yield
+    finally: lock.release()
+
+# %% ../../nbs/data/03_stores.ipynb #87a95a81
 @dataclass(frozen=True)
 class Packed:
     "A packed cache."
@@ -468,6 +573,50 @@ class Packed:
     kept: np.ndarray  # indices of the images it holds, in the stores it was packed from
     skipped: list  # complaints about the others
 
+def _open_cache(folder, stores):
+    "The cache in a folder; None where it is absent, or damaged, which is mended by building it anew."
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        if index["format"] != _FORMAT: return None
+        packed = {name: PackedStore(folder / f"{name}.npy") for name in stores}
+        return Packed(packed, np.load(folder / "kept.npy", allow_pickle=False), index["skipped"])
+    except (OSError, ValueError, KeyError): return None
+
+def _write_cache(folder, stores, on_bad, progress, check):
+    writers = {name: _Writer(folder / f"{name}.npy", store) for name, store in stores.items()}
+    def write(images):
+        for name, batch in images.items(): writers[name].append(batch)
+    try: kept, skipped = _read_all(stores, write, on_bad, progress, "Packing", check=check)
+    finally:
+        for writer in writers.values(): writer.close()
+    np.save(folder / "kept.npy", kept)
+    (folder / "index.json").write_text(json.dumps({"format": _FORMAT, "skipped": skipped}))
+
+# %% ../../nbs/data/03_stores.ipynb #9ff7a6d5
+def _check_space(folder, stores):
+    size = sum(int(np.prod(store.shape)) * store.dtype.itemsize for store in stores.values())
+    free = shutil.disk_usage(folder).free
+    if size <= free: return
+    needed, there = size / 1e9, free / 1e9
+    raise OSError(f"The packed cache needs {needed:.2f} GB in {folder}, where {there:.2f} GB are free. "
+                  "Make room, or set BGCS_CACHE to a folder on another disk")
+
+def _build(final, stores, on_bad, progress, check):
+    building = final.with_name(final.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(final, ignore_errors=True)
+    _check_space(final.parent, stores)
+    building.mkdir()
+    try:
+        _write_cache(building, stores, on_bad, progress, check)
+        os.rename(building, final)
+    except OSError as error:
+        raise OSError(f"The packed cache could not be written in {final.parent}: {error}. "
+                      "Make room, or set BGCS_CACHE to a folder on another disk") from None
+    finally: shutil.rmtree(building, ignore_errors=True)
+    return _open_cache(final, stores)
+
+# %% ../../nbs/data/03_stores.ipynb #b78a46e3
 def pack(
     stores: dict,  # name: store, of equal length; the first names the set
     on_bad: str = "error",  # 'error', or 'skip'
@@ -477,8 +626,9 @@ def pack(
 ) -> Packed:
     "The packed cache of these stores, built if there is none of their present state."
     root = Path(folder) if folder is not None else cache_folder()
-    identity = digest(FORMAT, {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}, str(check))
-    final = root / f"{identity}-{digest([store.fingerprint() for store in stores.values()])}"
+    sets = {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}
+    identity, state = digest(_FORMAT, sets, str(check)), digest([store.fingerprint() for store in stores.values()])
+    final = root / f"{identity}-{state}"
     packed = _open_cache(final, stores)
     if packed is None:
         root.mkdir(parents=True, exist_ok=True)
@@ -486,36 +636,8 @@ def pack(
             packed = _open_cache(final, stores) or _build(final, stores, on_bad, progress, check)
             for old in root.glob(f"{identity}-*"):
                 if old != final: shutil.rmtree(old, ignore_errors=True)
-    if packed.skipped and on_bad == "error": raise ImageSetError(f"{len(packed.skipped)} images cannot be used; mend them, take them away, or say on_bad='skip':\n" + listing(packed.skipped))
+    if packed.skipped and on_bad == "error":
+        n = len(packed.skipped)
+        what = f"{n} images cannot be used; mend them, take them away, or say on_bad='skip':\n"
+        raise ImageSetError(what + listing(packed.skipped))
     return packed
-
-def _open_cache(folder, stores):
-    try:
-        index = json.loads((folder / "index.json").read_text())
-        if index["format"] != FORMAT: return None
-        return Packed({name: PackedStore(folder / f"{name}.npy") for name in stores}, np.load(folder / "kept.npy", allow_pickle=False), index["skipped"])
-    except (OSError, ValueError, KeyError): return None  # absent, or damaged, which is mended by building it anew
-
-def _build(final, stores, on_bad, progress, check):
-    building = final.with_name(final.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
-    shutil.rmtree(final, ignore_errors=True)
-    size = sum(int(np.prod(store.shape)) * store.dtype.itemsize for store in stores.values())
-    free = shutil.disk_usage(final.parent).free
-    if size > free: raise OSError(f"The packed cache needs {size / 1e9:.2f} GB in {final.parent}, where {free / 1e9:.2f} GB are free. Make room, or set BGCS_CACHE to a folder on another disk")
-    building.mkdir()
-    try:
-        _write_cache(building, stores, on_bad, progress, check)
-        os.rename(building, final)
-    except OSError as error:
-        raise OSError(f"The packed cache could not be written in {final.parent}: {error}. Make room, or set BGCS_CACHE to a folder on another disk") from None
-    finally: shutil.rmtree(building, ignore_errors=True)
-    return _open_cache(final, stores)
-
-def _write_cache(folder, stores, on_bad, progress, check):
-    writers = {name: _Writer(folder / f"{name}.npy", store) for name, store in stores.items()}
-    try: kept, skipped = read_all(stores, lambda images: [writers[name].append(batch) for name, batch in images.items()], on_bad, progress, "Packing", check=check)
-    finally:
-        for writer in writers.values(): writer.close()
-    np.save(folder / "kept.npy", kept)
-    (folder / "index.json").write_text(json.dumps({"format": FORMAT, "skipped": skipped}))

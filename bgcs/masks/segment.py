@@ -309,7 +309,7 @@ def _card_lines(card):
             value = ", ".join(f"{key} {x}" for key, x in shown.items())
         yield f"  {name}: {value}"
 
-# %% ../../nbs/masks/02_segment.ipynb #49b3ad2c
+# %% ../../nbs/masks/02_segment.ipynb #82c4c60b
 class _Fitting(_Rounds):
     "What `fit` does before and after training."
     clusterer_ = None
@@ -334,6 +334,12 @@ class _Fitting(_Rounds):
         self.consistency = ClusterConsistency(clusterer) if weight else None
         return check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
 
+    def _judges(self, images):
+        "Held-out images that were given as a set."
+        if self.clusterer_ is not None: return hold_out(images, self.clusterer_.predict(images), random_state=self.random_state)
+        advice = "give clusterer=, or what bgcs.masks.criteria.hold_out makes of images and clusters"
+        raise ValueError(f"held_out is an image set, and only a clusterer can tell the clusters of its images; {advice}")
+
     def _begin(self, held_out, compile):
         self.reopened, self.history_, self.threshold_ = False, [], 0.5
         self._best = None if held_out is None else _BestRound(held_out)
@@ -347,7 +353,7 @@ class _Fitting(_Rounds):
         for net in (self.averaged.module, self.net): net.load_state_dict(best.weights)
         self.threshold_ = choose_threshold(self, held_out, progress=progress).threshold
 
-# %% ../../nbs/masks/02_segment.ipynb #c9d07c22
+# %% ../../nbs/masks/02_segment.ipynb #5334743a
 class _Fits(_Fitting):
     "Has `fit`."
     def fit(self,
@@ -358,7 +364,7 @@ class _Fits(_Fitting):
         *,
         batches: Batches = Batches(),  # what a batch holds
         clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given; a consistency weight needs it
-        held_out: float | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, set aside by source; or given
+        held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         callbacks=(),  # Lightning callbacks, such as `TrainingMonitor`
         progress: bool = True,  # show a bar
@@ -375,6 +381,7 @@ class _Fits(_Fitting):
         data, self.normalization_ = data.packed(progress=progress).weak(), data.normalization
         clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
         share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
+        if isinstance(held_out, ImageSet): held_out = self._judges(held_out)
         schedule = {"steps": steps, "rounds": rounds, **asdict(batches), "held_out": share}
         identity = None if folder is None else _identity(data, clusters, self.settings, schedule)
         part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state)
