@@ -31,7 +31,7 @@ def test_loaded_elsewhere_gives_identical_labels(clusterer, data, tmp_path):
     edited.split_cluster(1)
     edited.edits_ = edited.edits_.rename(3, "new").move(["object 5", "background 7"], 0)
     edited.save(tmp_path / "edited")
-    code = f"""
+    code = """
 import sys, torch
 from bgcs.backgrounds.cluster import BackgroundClusterer
 from bgcs.data.datasets import digits_on_textures

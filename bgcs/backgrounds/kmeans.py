@@ -85,7 +85,7 @@ def _anneal(tally, potentials, shares, high, low, tol, factor=4):
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #a323c393
 def _dual_potentials(
     cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
-    shares: torch.Tensor,  # `(k,)` share of the points that each centre shall get, sum 1
+    shares: torch.Tensor,  # `(k,)` share of the points that each centre is to get, sum 1
     epsilon: float = 0.02,  # entropy, in units of the mean cost
     start: torch.Tensor | None = None,  # `(k,)` potentials to start from
     tol: float = 1e-6,  # largest relative error of a share

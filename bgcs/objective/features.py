@@ -22,7 +22,7 @@ def _random_patches(
     generator: torch.Generator | None = None,  # for a repeatable draw of places
 ) -> torch.Tensor:  # `(n_places * n, c * size * size)`, all images at the first place, all at the second, …
     "Flat square patches at random places, the same in every image, differentiable in the images."
-    n, c, h, w = images.shape
+    h, w = images.shape[2:]
     if size > min(h, w): raise ValueError(f"size={size}; patches can be no larger than the images, {h}×{w}")
     device = None if generator is None else generator.device
     ys = torch.randint(h - size + 1, (n_places,), generator=generator, device=device).tolist()
