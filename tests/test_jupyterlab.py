@@ -4,7 +4,7 @@ import pytest
 from conftest import QUICKSTART, TINY
 from lab import idle, needs_browser, open_notebook, run_all, shot
 
-from bgcs.runs.notebooks import with_parameters
+from bgcs.runs.notebooks import _with_parameters
 
 pytestmark = needs_browser
 
@@ -12,7 +12,7 @@ pytestmark = needs_browser
 @pytest.fixture(scope="module")
 def quickstart(lab, browser):
     "The quickstart on tiny settings, opened and run from top to bottom; gives the page and the folder."
-    notebook, root = with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"}), lab[2]
+    notebook, root = _with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"}), lab[2]
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     page = open_notebook(lab, browser, "quickstart", notebook)
