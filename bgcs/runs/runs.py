@@ -41,7 +41,6 @@ from ..objective.blend import harden, plot_composite_grid
 from ..masks.criteria import FOLDS, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
-from ..masks.refresh import RefreshClusters
 from ..masks.segment import Segmenter
 from .report import data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, gather, load_images, settings_from
@@ -369,13 +368,15 @@ def _train(
     s, schedule = run.settings, run.settings.schedule
     segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
                           average=schedule.average, objective=s.objective, random_state=s.seed)
-    refresh = [RefreshClusters(clusterer)] if s.clusters.assign == "mask" else []
+    watching = [_Watch(run, parts.test.objects).callback()]
+    if s.clusters.assign == "mask":
+        from bgcs.masks.refresh import RefreshClusters
+        watching.append(RefreshClusters(clusterer))
     return segmenter.fit(
         parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
         schedule.rounds, batches=schedule.batches, clusterer=clusterer,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
-        callbacks=[_Watch(run, parts.test.objects).callback(), *refresh, *callbacks], progress=progress,
-        save_every=schedule.save_every, on_bad=schedule.on_bad,
+        callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
         logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
