@@ -115,7 +115,8 @@ while True:
     child = os.fork()  # what was imported need not be imported again; torch has run on one thread only
     if not child:
         done = train(folder, [Fate(places[len(steps) % len(places)])] if len(steps) < kills else [])
-        torch.save({"weights": done.state_dict(), "threshold": done.threshold_, "history": done.history_}, folder + "/result")
+        result = {"weights": done.state_dict(), "threshold": done.threshold_, "history": done.history_}
+        torch.save(result, folder + "/result")
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status): break
