@@ -7,6 +7,7 @@ from conftest import ROOT
 from lab import idle, needs_browser, open_notebook, shot
 
 pytestmark = needs_browser
+PATIENCE = 900  # seconds, which only a hang takes
 CELLS = ["""from pathlib import Path
 from bgcs.data.datasets import digits_on_textures
 from bgcs.widgets.monitor import TrainingMonitor
@@ -25,7 +26,6 @@ print(monitor.phase, tuple(segmenter.predict(data.objects[:3]).shape), "usable")
 """TrainingMonitor.open("watched")""",
 """held = TrainingMonitor(watched)
 Segmenter(base_width=8, depth=2).fit(data, data.background_class, callbacks=[held], progress=False, **endless)"""]
-PATIENCE = 900  # seconds, which only a hang takes
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,8 @@ def monitor(page, number=1):
 
 
 def theme(page, name):
-    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", f"JupyterLab {name}")
+    change = "name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })"
+    page.evaluate(change, f"JupyterLab {name}")
     page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=f"JupyterLab {name}")
     page.wait_for_timeout(500)  # for the colours to fade over
 
@@ -160,9 +161,9 @@ def test_another_day_the_history_plays(session):
     view = page.locator(".jp-CodeCell").nth(4).locator(".bgcs-training-monitor")
     view.scroll_into_view_if_needed()
     assert "Training, stopped" in view.inner_text()
-    record = "e => { e.seen = []; new MutationObserver(() => e.seen.push(e.innerText)).observe(e, { childList: true }); }"
+    observe = "new MutationObserver(() => e.seen.push(e.innerText)).observe(e, { childList: true })"
     at, slider = view.locator(".at"), view.get_by_role("slider")
-    at.evaluate(record)  # a picture stays for a third of a second, in which this test may sleep
+    at.evaluate(f"e => {{ e.seen = []; {observe}; }}")  # a picture stays for a third of a second; this test may sleep
     view.get_by_role("button", name="Play").click()
     until(page, lambda: {"round 1", "round 2"} <= {text.split(",")[0] for text in at.evaluate("e => e.seen")})
     slider.focus()

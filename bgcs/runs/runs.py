@@ -42,7 +42,6 @@ from ..objective.blend import harden, plot_composite_grid
 from ..masks.criteria import FOLDS, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
-from ..masks.refresh import RefreshClusters
 from ..masks.segment import Segmenter
 from .report import data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, gather, load_images, settings_from
@@ -246,13 +245,12 @@ def _find_clusters(run, images, progress):
         raise KeyboardInterrupt  # an encoder that is interrupted ends its training with a warning
     return clusterer
 
-# %% ../../nbs/runs/02_runs.ipynb #df9d9a7d
+# %% ../../nbs/runs/02_runs.ipynb #14009f98
 def _plot_clustering(
     run: Run,
     parts: Splits,  # its images
     clusterer: BackgroundClusterer,
     clusters: torch.Tensor,  # `(len(parts.train),)` int64
-    most: int = 2000,  # background-only images in the plane
 ) -> None:
     "Write pictures of the clusters, and of the plane of their embeddings."
     objects, labels, names = clusters[parts.train.presence], clusterer.labels_, clusterer.edits_.names
@@ -260,13 +258,16 @@ def _plot_clustering(
     counts = ", ".join(f"{name}: {n} + {m}" for name, (n, m) in sizes.items())
     run.say(f"{len(names)} clusters (background-only + object images of each: {counts})")
     if (objects >= 0).any(): run.write("figures/clusters.png", plot_clusters(parts.train.objects.images, objects))
-    try: from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
-    except ModuleNotFoundError as error:
-        run.say(f"no picture of the plane of backgrounds: {error}")
-        return
+    try: run.write("figures/plane.png", _plane(clusterer))
+    except ModuleNotFoundError: run.say("no plane of the backgrounds is drawn: that needs pip install bgcs[notebook]")
+
+def _plane(clusterer, most=2000):
+    "A picture of the plane of some embeddings, spread evenly."
+    from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
+    labels = clusterer.labels_
     some = torch.linspace(0, len(labels) - 1, min(most, len(labels))).long()
     plane = umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state)
-    run.write("figures/plane.png", plot_plane(plane, labels[some], names))
+    return plot_plane(plane, labels[some], clusterer.edits_.names)
 
 # %% ../../nbs/runs/02_runs.ipynb #c041018a
 _AT_LEAST = f"at least {FOLDS} of each kind in two clusters are needed"
@@ -338,12 +339,12 @@ def _grid(rows):
     grid = make_grid(pictures, len(rows[0]), pad_value=1)
     return (grid * 255 + 0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
-# %% ../../nbs/runs/02_runs.ipynb #49662202
+# %% ../../nbs/runs/02_runs.ipynb #a7250343
 def _loggers(
     folder,  # of the run
     every: int = 50,  # steps between checkpoints: what was done before one must be in the file
 ) -> list:
-    "Loggers to CSV and, where it is installed, to TensorBoard."
+    "Loggers to CSV and, where it is installed, TensorBoard."
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     earlier = _logged(Path(folder) / "logs" / "metrics.csv")
     table = CSVLogger(folder, "logs", "", flush_logs_every_n_steps=math.gcd(every, 50))
@@ -352,8 +353,8 @@ def _loggers(
             warnings.simplefilter("ignore")  # that the file is replaced
             table.experiment.metrics.extend(earlier)
         table.save()
-    if find_spec("tensorboardX") is None and find_spec("tensorboard") is None: return [table]
-    return [table, TensorBoardLogger(folder, "logs", "")]
+    shows = find_spec("tensorboardX") or find_spec("tensorboard")  # pip install bgcs[logging]
+    return [table, TensorBoardLogger(folder, "logs", "")] if shows else [table]
 
 def _logged(path):
     "Rows that are in a table already, without their gaps."
@@ -374,16 +375,16 @@ def _train(
     s, schedule = run.settings, run.settings.schedule
     segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
                           average=schedule.average, objective=s.objective, random_state=s.seed)
-    refresh = [RefreshClusters(clusterer)] if s.clusters.assign == "mask" else []
-    loggers = _loggers(run.folder, schedule.save_every)
-    if len(loggers) == 1: run.say("no log for TensorBoard; pip install 'bgcs[logging]' adds it")
+    watching = [_Watch(run, parts.test.objects).callback()]
+    if s.clusters.assign == "mask":
+        from bgcs.masks.refresh import RefreshClusters
+        watching.append(RefreshClusters(clusterer))
     return segmenter.fit(
         parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
         schedule.rounds, batches=schedule.batches, clusterer=clusterer,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
-        callbacks=[_Watch(run, parts.test.objects).callback(), *refresh, *callbacks], progress=progress,
-        save_every=schedule.save_every, on_bad=schedule.on_bad,
-        logger=loggers, **asdict(s.trainer))
+        callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
+        logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
 def _write_training(

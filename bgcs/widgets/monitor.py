@@ -474,14 +474,13 @@ class _Flags:
         return "Keeping a snapshot" if self.keeping.is_set() else ""
 
 # %% ../../nbs/widgets/03_monitor.ipynb #a1c0de17
-class _Panel:
-    "The view of a history, with buttons that training obeys."
+class _Shown:
+    "A history in a view."
     def __init__(self):
         self.history, self.phase, self.step = History({}), "idle", 0
         self._texts, self._curves, self._live, self._processes = {"empty": _EMPTY}, {}, b"", 1
         self._attach(_MonitorView())
         self._pid = os.getpid()
-        self.view.on_msg(self._hear)
         self._tell(frames=True)
 
     def _attach(self, view):
@@ -499,6 +498,39 @@ class _Panel:
 
     @property
     def frames(self) -> list[Frame]: "What the slider goes through."; return self.history.frames
+
+    def _state(self):
+        "What the view says."
+        pausable, asked = self._processes == 1 and self.phase != "preparing", self._flags.asked(self.phase)
+        state = {"phase": self.phase, "title": "", "rows": self.history.rows, "pausable": pausable} | self._texts
+        if asked: state |= {"said": f"{asked} after this step …", "waiting": True}
+        return state
+
+    def _tell(self, frames=False, **texts):
+        "Bring the view up to date."
+        self._texts |= texts
+        if self.view is None or self._pid != os.getpid(): return
+        with self._lock, self.view.hold_sync():
+            self.view.state, self.view.value, self.view.max = self._state(), self.step, self.history.steps
+            self.view.curves, self.view.live = self._curves, self._live
+            if frames: self._show_frames()
+
+    def _show_frames(self):
+        before, self._sent = self._sent, _as_images(self.frames, self._sent)
+        self.view.frames, self.view.marks = list(self._sent.values()), _marks(self.history)
+        for file, image in before.items():
+            if self._sent.get(file) is not image: image.close()
+
+    def _draw_curves(self): self._curves = _curves_shown(self.history)
+
+    def _ipython_display_(self): display(self.view)
+
+# %% ../../nbs/widgets/03_monitor.ipynb #a1c0de26
+class _Panel(_Shown):
+    "The view of a history, with buttons that training obeys."
+    def __init__(self):
+        super().__init__()
+        self.view.on_msg(self._hear)
 
     def pause(self) -> None:
         "Rest after this step, until `resume` or `stop`."
@@ -543,32 +575,6 @@ class _Panel:
         except ValueError as error: self._tell(said=str(error))
         view.send({"heard": message.get("id")})
 
-    def _state(self):
-        "What the view says."
-        pausable, asked = self._processes == 1 and self.phase != "preparing", self._flags.asked(self.phase)
-        state = {"phase": self.phase, "title": "", "rows": self.history.rows, "pausable": pausable} | self._texts
-        if asked: state |= {"said": f"{asked} after this step …", "waiting": True}
-        return state
-
-    def _tell(self, frames=False, **texts):
-        "Bring the view up to date."
-        self._texts |= texts
-        if self.view is None or self._pid != os.getpid(): return
-        with self._lock, self.view.hold_sync():
-            self.view.state, self.view.value, self.view.max = self._state(), self.step, self.history.steps
-            self.view.curves, self.view.live = self._curves, self._live
-            if frames: self._show_frames()
-
-    def _show_frames(self):
-        before, self._sent = self._sent, _as_images(self.frames, self._sent)
-        self.view.frames, self.view.marks = list(self._sent.values()), _marks(self.history)
-        for file, image in before.items():
-            if self._sent.get(file) is not image: image.close()
-
-    def _draw_curves(self): self._curves = _curves_shown(self.history)
-
-    def _ipython_display_(self): display(self.view)
-
 # %% ../../nbs/widgets/03_monitor.ipynb #a1c0de1a
 def _identity(trainer, segmenter, data, watched):
     "What must be the same for a history to go on, as it reads in JSON."
@@ -603,7 +609,51 @@ def _past(
     return found
 
 # %% ../../nbs/widgets/03_monitor.ipynb #a1c0de1c
-class _Recorder(_Panel):
+class _Keeper(_Panel):
+    "Takes in what a training shows, and writes it into the folder."
+    def _start(self, trainer, segmenter):
+        "Make ready for the first step, from here or from a checkpoint."
+        data, step = trainer.train_dataloader.dataset.data, trainer.global_step
+        images = _some_of(data.objects, self.n, self.random_state) if self.images is None else self.images
+        history = _past(self.folder, self.history, _identity(trainer, segmenter, data, images), step)
+        self._watched, self.history, self.step = _Watched(images), history, step
+        history.steps, history.ended = int(trainer.estimated_stepping_batches), "running"
+        history.rows, self._before = self._watched.rows, history.seconds
+        self._pace, self._recent, self._costly = _Pace(self.share), _RecentLosses(), 0.0
+
+    def _look(self, segmenter):
+        "Masks of this moment; what they cost is noted."
+        began = self._pace.clock()
+        self._live, _ = self._watched.picture(segmenter)
+        self._costly = self._pace.clock() - began
+        self._pace.did("picture")
+
+    def _take_losses(self):
+        for step, terms in self._recent.take(): self.history.curves.add(step, terms)
+
+    def _take_frame(self, kind, trainer, segmenter):
+        "Make a frame of this moment."
+        self._take_losses()
+        self._live, iou = self._watched.picture(segmenter)
+        judged = next((at for at in reversed(segmenter.history_) if at["step"] == self.step), {})
+        criteria = {name: value for name, value in judged.items() if name not in ("step", "opening")}
+        frame = Frame(kind, trainer.current_epoch + 1, self.step, self._live, criteria, iou)
+        self.history.frames = [other for other in self.frames if other.file != frame.file] + [frame]
+        self._save(frame)
+        if kind == "snapshot" and self.folder is not None: segmenter.save(self.folder / f"snapshot_{self.step:06}")
+        return frame
+
+    def _save(self, frame=None):
+        "Write the history, and the picture of a new frame."
+        self.history.done, self.history.seconds = self.step, self._before + self._pace.seconds
+        if self.folder is None: return
+        try: self.history.save(self.folder, frame)
+        except OSError as error:  # training is worth more than its pictures
+            warnings.warn(f"the history of training is not written any more: {error}")
+            self.folder, self._texts["note"] = None, f"The history is not written any more: {error}"
+
+# %% ../../nbs/widgets/03_monitor.ipynb #a1c0de28
+class _Recorder(_Keeper):
     "Shows and keeps what happens in a training."
     def _begin(self):
         self.phase, self._begun, self._processes, self._live = "preparing", False, 1, b""
@@ -614,14 +664,8 @@ class _Recorder(_Panel):
 
     def _open(self, trainer, segmenter):
         "The first step is about to come."
-        data, step = trainer.train_dataloader.dataset.data, trainer.global_step
-        images = _some_of(data.objects, self.n, self.random_state) if self.images is None else self.images
-        history = _past(self.folder, self.history, _identity(trainer, segmenter, data, images), step)
-        self._watched, self.history, self.step = _Watched(images), history, step
-        history.steps, history.ended = int(trainer.estimated_stepping_batches), "running"
-        history.rows, self._before = self._watched.rows, history.seconds
-        self._rounds = -(-history.steps // trainer.num_training_batches)
-        self._pace, self._recent, self._costly = _Pace(self.share), _RecentLosses(), 0.0
+        self._start(trainer, segmenter)
+        self._rounds = -(-self.history.steps // trainer.num_training_batches)
         self._begun, self.phase, self._processes = True, "running", trainer.world_size
         if self._processes > 1:
             how = f"Training runs in {self._processes} processes"
@@ -634,7 +678,7 @@ class _Recorder(_Panel):
     def _update(self, trainer, segmenter):
         "Show this moment, where it is time to, and watching hasn't taken more than its share."
         pace = self._pace
-        if not pace.due("update", self.every) and not self._flags.keeping.is_set(): return
+        if not pace.due("update", self.every): return
         if not pace.affords() and not pace.due("update", 10 * self.every): return
         if pace.due("picture", 4 * self.every) and pace.affords(self._costly): self._look(segmenter)
         if pace.due("curves", 4 * self.every):
@@ -644,27 +688,10 @@ class _Recorder(_Panel):
         self._report(trainer)
         pace.did("update")
 
-    def _look(self, segmenter):
-        "Masks of this moment; what they cost is noted."
-        began = self._pace.clock()
-        self._live, _ = self._watched.picture(segmenter)
-        self._costly = self._pace.clock() - began
-        self._pace.did("picture")
-
-    def _take_losses(self):
-        for step, terms in self._recent.take(): self.history.curves.add(step, terms)
-
     def _keep(self, kind, trainer, segmenter):
-        "Make a frame of this moment."
+        "Keep a frame of this moment, and say so."
         self._flags.keeping.clear()
-        self._take_losses()
-        self._live, iou = self._watched.picture(segmenter)
-        judged = next((at for at in reversed(segmenter.history_) if at["step"] == self.step), {})
-        criteria = {name: value for name, value in judged.items() if name not in ("step", "opening")}
-        frame = Frame(kind, trainer.current_epoch + 1, self.step, self._live, criteria, iou)
-        self.history.frames = [other for other in self.frames if other.file != frame.file] + [frame]
-        self._save(frame)
-        if kind == "snapshot" and self.folder is not None: segmenter.save(self.folder / f"snapshot_{self.step:06}")
+        frame = self._take_frame(kind, trainer, segmenter)
         self._draw_curves()
         self._report(trainer, frames=True, said=self._said_of(frame))
 
@@ -676,15 +703,6 @@ class _Recorder(_Panel):
             return f"Round {frame.round} of {self._rounds} has ended: {found}"
         where = f", with the model, in {self.folder}" if self.folder else ""
         return f"Kept a snapshot of step {self.step}{where}"
-
-    def _save(self, frame=None):
-        "Write the history, and the picture of a new frame."
-        self.history.done, self.history.seconds = self.step, self._before + self._pace.seconds
-        if self.folder is None: return
-        try: self.history.save(self.folder, frame)
-        except OSError as error:  # training is worth more than its pictures
-            warnings.warn(f"the history of training is not written any more: {error}")
-            self.folder, self._texts["note"] = None, f"The history is not written any more: {error}"
 
     def _report(self, trainer, frames=False, **texts):
         "Say how far training is."
@@ -714,7 +732,7 @@ _HOLDS_KERNEL = (
 
 class _Callback(_Recorder, L.Callback):
     "What Lightning tells of a training, recorded; what was asked by buttons, done."
-    _fitting = False  # `fit` is at work in the background
+    _fitting = False  # training was begun in the background
 
     def setup(self, trainer, module, stage): self._check(getattr(module, "model", module))
 
@@ -834,63 +852,10 @@ def _is_many(settings):
     if isinstance(devices, (list, tuple)) and len(devices) > 1: return True
     return any(way in strategy for way in ("spawn", "fork", "notebook"))
 
-# %% ../../nbs/widgets/03_monitor.ipynb #a1c0de22
-def _plot_losses(history: History):  # a matplotlib figure
-    "The terms of the loss over the steps."
-    import matplotlib.pyplot as plt
-    lines = history.curves.lines()
-    fig, axes = plt.subplots(1, max(1, len(lines)), figsize=(9, 1.8), squeeze=False)
-    for ax, (name, (steps, values)), colour in zip(axes[0], lines.items(), cycle(COLOURS)):
-        ax.plot(steps, values, color=colour, lw=1)
-        ax.set_title(name, fontsize=9)
-        ax.tick_params(labelsize=7)
-        ax.set_xlabel("step", fontsize=7)
-    fig.tight_layout(pad=0.4)
-    plt.close(fig)
-    return fig
-
-def _plot_rounds(
-    history: History,
-    n: int,  # how many rounds, the first and the last among them
-):  # a matplotlib figure
-    "The masks after some rounds, one above the other."
-    import matplotlib.pyplot as plt
-    ended = [frame for frame in history.frames if frame.kind == "round"]
-    if not ended: raise ValueError("no round has ended yet, so there are no masks to show")
-    shown = [ended[i] for i in np.unique(np.linspace(0, len(ended) - 1, n).round().astype(int))]
-    pictures = [np.asarray(Image.open(io.BytesIO(frame.picture))) for frame in shown]
-    height = 8 * sum(p.shape[0] / p.shape[1] for p in pictures) + 0.2 * len(shown)
-    fig, axes = plt.subplots(len(shown), 1, figsize=(8, height), squeeze=False)
-    for ax, frame, picture in zip(axes[:, 0], shown, pictures):
-        ax.imshow(picture)
-        ax.axis("off")
-        ax.set_title(frame.text(frame is history.best), fontsize=8, loc="left", pad=2)
-    fig.tight_layout(pad=0.2)
-    plt.close(fig)
-    return fig
-
-# %% ../../nbs/widgets/03_monitor.ipynb #f78dcd7b
-class TrainingMonitor(_Callback):
-    "Shows training as it runs, takes it in hand, and keeps what it showed."
-    def __init__(self,
-        images: ImageSet | None = None,  # object images to watch, about ten, best not trained on; None: some of those trained on
-        folder=None,  # for the pictures of rounds, `masks_001.png` …, and the history, to be opened another day; None: in memory alone
-        show: bool = True,  # show the view when training begins
-        n: int = 10,  # images to watch, where none are given
-        random_state: int = 0,  # seed by which they are picked
-        every: float = 0.5,  # seconds between updates, at least
-        share: float = 0.02,  # of training time that updates may take; pictures at the end of rounds come on top
-    ):
-        self.n = check_whole("n", n, 1, "images to watch")
-        if images is not None and not len(images):
-            give = "give some object images, or None for some of those trained on"
-            raise ValueError(f"there are no images to watch; {give}")
-        if not 0 < share < 1: raise ValueError(f"share={share}; expected a share of time above 0 and below 1")
-        super().__init__()
-        self.images, self.folder = None if images is None else images.loaded(), None if folder is None else Path(folder)
-        self.show, self.random_state, self.every, self.share = show, random_state, every, share
-        self.result_: Segmenter | None = None  # what `fit` trained
-        self._begun = False
+# %% ../../nbs/widgets/03_monitor.ipynb #a1c0de29
+class _InBackground(_Callback):
+    "Trains in the background."
+    result_: Segmenter | None = None  # what `fit` trained
 
     def fit(self,
         segmenter: Segmenter,  # to be trained; leave it alone until training has ended
@@ -898,7 +863,7 @@ class TrainingMonitor(_Callback):
         clusters: torch.Tensor | None = None,  # as for `Segmenter.fit`
         **settings,  # of `Segmenter.fit`
     ) -> None:
-        "Train in a thread of its own. This returns at once and shows the view; `wait` gives the result, or raises the error."
+        "Train in a thread of its own. Returns at once and shows the view; `wait` gives the result, or raises the error."
         if self._fitting:
             do = "stop() and wait() first, or use another monitor"
             raise ValueError(f"this monitor's training is still under way; {do}")
@@ -937,6 +902,63 @@ class TrainingMonitor(_Callback):
             raise TimeoutError(f"training is still under way after {timeout} s: {at}")
         if self._thread.error is not None: raise self._thread.error
         return self._thread.result
+
+# %% ../../nbs/widgets/03_monitor.ipynb #a1c0de22
+def _plot_losses(history: History):  # a matplotlib figure
+    "The terms of the loss over the steps."
+    import matplotlib.pyplot as plt
+    lines = history.curves.lines()
+    fig, axes = plt.subplots(1, max(1, len(lines)), figsize=(9, 1.8), squeeze=False)
+    for ax, (name, (steps, values)), colour in zip(axes[0], lines.items(), cycle(COLOURS)):
+        ax.plot(steps, values, color=colour, lw=1)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel("step", fontsize=7)
+    fig.tight_layout(pad=0.4)
+    plt.close(fig)
+    return fig
+
+def _plot_rounds(
+    history: History,
+    n: int,  # how many rounds, the first and the last among them
+):  # a matplotlib figure
+    "The masks after some rounds, one above the other."
+    import matplotlib.pyplot as plt
+    ended = [frame for frame in history.frames if frame.kind == "round"]
+    if not ended: raise ValueError("no round has ended yet, so there are no masks to show")
+    shown = [ended[i] for i in np.unique(np.linspace(0, len(ended) - 1, n).round().astype(int))]
+    pictures = [np.asarray(Image.open(io.BytesIO(frame.picture))) for frame in shown]
+    height = 8 * sum(p.shape[0] / p.shape[1] for p in pictures) + 0.2 * len(shown)
+    fig, axes = plt.subplots(len(shown), 1, figsize=(8, height), squeeze=False)
+    for ax, frame, picture in zip(axes[:, 0], shown, pictures):
+        ax.imshow(picture)
+        ax.axis("off")
+        ax.set_title(frame.text(frame is history.best), fontsize=8, loc="left", pad=2)
+    fig.tight_layout(pad=0.2)
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/widgets/03_monitor.ipynb #f78dcd7b
+class TrainingMonitor(_InBackground):
+    "Shows training as it runs, takes it in hand, and keeps what it showed."
+    def __init__(self,
+        images: ImageSet | None = None,  # object images to watch, about ten, best not trained on; None: some of those trained on
+        folder=None,  # for the pictures of rounds, `masks_001.png` …, and the history, to be opened another day; None: in memory alone
+        show: bool = True,  # show the view when training begins
+        n: int = 10,  # images to watch, where none are given
+        random_state: int = 0,  # seed by which they are picked
+        every: float = 0.5,  # seconds between updates, at least
+        share: float = 0.02,  # of training time that updates may take; pictures at the end of rounds come on top
+    ):
+        self.n = check_whole("n", n, 1, "images to watch")
+        if images is not None and not len(images):
+            give = "give some object images, or None for some of those trained on"
+            raise ValueError(f"there are no images to watch; {give}")
+        if not 0 < share < 1: raise ValueError(f"share={share}; expected a share of time above 0 and below 1")
+        super().__init__()
+        self.images, self.folder = None if images is None else images.loaded(), None if folder is None else Path(folder)
+        self.show, self.random_state, self.every, self.share = show, random_state, every, share
+        self._begun = False
 
     @classmethod
     def open(cls,
