@@ -137,7 +137,7 @@ def breaking(encoder, step, how):
 def stop(): raise Stop
 
 
-def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+def interrupt(): signal.raise_signal(signal.SIGINT)
 
 
 def weights(encoder): return torch.cat([value.flatten().double() for value in encoder.state_dict().values()])
