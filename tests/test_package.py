@@ -11,7 +11,8 @@ import bgcs
 
 PACKAGE = Path(bgcs.__file__).parent
 NOTEBOOKS = PACKAGE.parent / "nbs"
-PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "widgets", "runs")  # each imports from those before it
+# each imports from those before it
+PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "widgets", "runs")
 MODULES = [
     f"{package}.{notebook.stem[3:]}"  # numbered in the order of the modules of a package
     for package in PACKAGES
@@ -42,7 +43,8 @@ def modules_after(code):
 
 
 def test_every_module_has_a_notebook_and_every_notebook_a_module():
-    there = {p.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py") if not p.stem.startswith("_")}
+    files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_")]
+    there = {".".join(path.with_suffix("").parts) for path in files}
     assert len(MODULES) > 30
     assert there == set(MODULES)
 
@@ -104,8 +106,8 @@ def test_nothing_needs_the_tools_of_developers():
     core = [module for module in MODULES if not module.startswith("widgets.") and module != "runs.notebooks"]
     loaded = modules_after("import " + ", ".join(f"bgcs.{module}" for module in core))
     assert not loaded & {"umap", "ipywidgets", "anywidget", "nbclient", "nbdev", "fastcore", "execnb"}
-    views = [module for module in MODULES if module.startswith("widgets.")]
-    assert not modules_after("import " + ", ".join(f"bgcs.{module}" for module in views)) & {"umap", "nbdev", "fastcore"}
+    views = [f"bgcs.{module}" for module in MODULES if module.startswith("widgets.")]
+    assert not modules_after("import " + ", ".join(views)) & {"umap", "nbdev", "fastcore"}
 
 
 @pytest.mark.parametrize("module", MODULES)
