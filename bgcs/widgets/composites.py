@@ -329,7 +329,7 @@ def _plot_panels(
 class _CompositeView(anywidget.AnyWidget):
     "What `CompositeViewer` shows; the browser sends messages, and changes nothing itself."
     _esm, _css = asset("composites.js"), asset("composites.css")
-    controls = T.Dict().tag(sync=True)  # 'objects', how many; 'targets', numbers and names; ranges of 'threshold' and 'draw'
+    controls = T.Dict().tag(sync=True)  # 'objects', how many; 'targets', numbers and names; ranges of numbers
     settings = T.Dict().tag(sync=True)  # those of `_Settings`
     said = T.Dict().tag(sync=True)  # 'notes', 'lead', which is bold, and 'text'
     panels = T.List().tag(sync=True)  # rows of panels: 'label' and 'png'
