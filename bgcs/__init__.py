@@ -6,9 +6,10 @@ __version__ = "0.1.0"
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/front_door.ipynb #aadbdead
+# %% ../nbs/front_door.ipynb #4ece6d00
 import importlib
 
+# %% ../nbs/front_door.ipynb #aadbdead
 __doc__ = "Cut objects out of their backgrounds, knowing of each training image only whether the object is in it."
 
 _NAMES = {

@@ -22,7 +22,9 @@ from ..objective.blend import composite, harden, random_blobs, top_mean
 from ..objective.divergence import conditional_divergence, make_divergence
 from ..objective.features import Patches, Pixels
 
-if TYPE_CHECKING: import pandas as pd  # importing it takes long, so functions do that where they need it
+# Importing pandas takes long, so functions do that where they need it; annotations name it in quotes, for documentation
+# looks up all other names.
+if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold', 'compare',
@@ -423,7 +425,7 @@ class _ThresholdChoice:
     "What `choose_threshold` found."
     threshold: float  # the one to use
     by: str  # the criterion that it is best by
-    table: pd.DataFrame  # the criterion, and what is found along with it, one row a threshold
+    table: "pd.DataFrame"  # the criterion, and what is found along with it, one row a threshold
 
     def plot(self,
         size: tuple[float, float] = (4.5, 2.2),  # inches
@@ -484,7 +486,7 @@ def compare(
     random_state: int = 0,  # seed
     progress: bool = True,  # show a bar
     batch_size: int = 64,  # images at a time
-) -> pd.DataFrame:  # one row a model, the best by `score` first; columns 'score', the criteria, and 'threshold'
+) -> "pd.DataFrame":  # one row a model, the best by `score` first; columns 'score', the criteria, and 'threshold'
     "Criteria of several models on the same held-out images."
     import pandas as pd
     from tqdm.auto import tqdm
@@ -502,7 +504,7 @@ def _oriented(table):
     return table * [-1 if name in _LOWER_IS_BETTER else 1 for name in table]
 
 def plot_comparison(
-    table: pd.DataFrame,  # as `compare` gives it
+    table: "pd.DataFrame",  # as `compare` gives it
     width: float = 0.75,  # inches a criterion
 ):  # a matplotlib figure
     "The table, each column shaded by rank: dark is good."
@@ -523,9 +525,9 @@ def plot_comparison(
 
 # %% ../../nbs/masks/01_criteria.ipynb #7661ef51
 def rank_agreement(
-    table: pd.DataFrame,  # criteria, one row a model, as `compare` gives it
+    table: "pd.DataFrame",  # criteria, one row a model, as `compare` gives it
     truth,  # true quality of each model, the more the better: a dict or Series by the names of the models
-) -> pd.DataFrame:  # one row a criterion, best first: 'spearman' from -1 to 1, positive where its good side is the truth's, and 'p_value'
+) -> "pd.DataFrame":  # one row a criterion, best first: 'spearman' from -1 to 1, positive where its good side is the truth's, and 'p_value'
     "Spearman's rank correlation of each criterion with the truth, over models."
     import pandas as pd
     from scipy.stats import spearmanr

@@ -24,8 +24,9 @@ import torch
 from PIL import Image
 
 from ..data.checks import check_choice, check_whole, listed
-from ..data.files import SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first
-from ..data.files import find_images, image_info, listing, read_image
+from bgcs.data.files import (
+    SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image,
+)
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.patches import Side, _invalid, blending_window, sliding_places, window_share
@@ -36,7 +37,9 @@ from ..objective.blend import top_mean
 from ..training.checkpoints import remove_parts, replace_file
 from ..training.learner import kept_memory
 
-if TYPE_CHECKING:  # importing these takes long, so functions do that where they need them
+# Importing these takes long, so functions do that where they need them; annotations name them in quotes, for
+# documentation looks up all other names.
+if TYPE_CHECKING:
     import pandas as pd
     from bgcs.masks.segment import Segmenter
 
@@ -305,7 +308,7 @@ def find_objects(
     mask: np.ndarray,  # `(h, w)` in [0, 1]; NaN is no object
     threshold: float = 0.5,  # at and above which a pixel counts as object
     min_area: int = 1,  # smaller objects are left out, in pixels
-) -> tuple[np.ndarray, pd.DataFrame]:  # `(h, w)` int: number of the object at each pixel, 0: none; and a table with a row for each object
+) -> tuple[np.ndarray, "pd.DataFrame"]:  # `(h, w)` int: number of the object at each pixel, 0: none; and a table with a row for each object
     "Connected pieces of a mask: area in pixels, centre (row, column), box (half-open), mean and greatest probability."
     import pandas as pd
     from skimage.measure import label, regionprops_table
@@ -417,9 +420,12 @@ def _check_same(out, settings):
     except (ValueError, TypeError):
         problem = f"{stamp} is damaged, so nobody can tell what these predictions are of"
         raise ValueError(f"{problem}; choose a new folder") from None
-    other = [name for name in {**settings, **stored} if stored.get(name) != settings.get(name)]
+    other = []
+    for name in {**settings, **stored}:
+        then, now = stored.get(name), settings.get(name)
+        if then != now: other.append(f"{name} {then!r}, now {now!r}")
     if not other: return
-    lines = listing([f"{name} {stored.get(name)!r}, now {settings.get(name)!r}" for name in other])
+    lines = listing(other)
     problem = f"out={out} holds predictions of another model or other settings, and mixing them would mislead"
     raise ValueError(f"{problem}; choose a new folder. What differs:\n{lines}")
 
@@ -599,8 +605,8 @@ class _Writing:
 class Predictions:
     "What `predict_files` wrote."
     folder: Path  # where
-    images: pd.DataFrame = field(repr=False)  # as in images.csv: a row for each image
-    objects: pd.DataFrame = field(repr=False)  # as in table.csv: a row for each object
+    images: "pd.DataFrame" = field(repr=False)  # as in images.csv: a row for each image
+    objects: "pd.DataFrame" = field(repr=False)  # as in table.csv: a row for each object
     skipped: tuple[str, ...] = ()  # complaints about images that could not be predicted
 
     def __str__(self):
@@ -743,7 +749,7 @@ def _refuse_unusable(problems, paths, on_bad, before=""):
 
 # %% ../../nbs/masks/04_predict.ipynb #ac6365c0
 def predict_files(
-    segmenter: Segmenter,  # trained; it predicts on the device where it is
+    segmenter: "Segmenter",  # trained; it predicts on the device where it is
     files,  # a folder, folders below it included; or a list of paths; or an `ImageSet` that was read from files
     out,  # folder to write to: a new one, or one with predictions to go on with; it may lie in the folder of images
     pattern: str | None = None,  # which files of a folder, see `find_images`
