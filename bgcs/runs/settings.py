@@ -278,7 +278,7 @@ class Schedule:
         for name in ("passes", "lr"):
             value = getattr(self, name)
             if value is not None and not value > 0: raise ValueError(f"{name}={value}; expected above 0")
-        self.batches  # which refuses what can't be a batch
+        Batches(self.per_cluster, self.n_real, self.target_clusters)  # refuses what can't be a batch
         check_choice("on_bad", self.on_bad, ("stop", "skip"))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
 
