@@ -164,6 +164,12 @@ def test_saved_by_a_click(page):
     assert list(page.folder.glob("object0_cluster2_draw7.png"))
 
 
+def theme(page, name):
+    change = "name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })"
+    page.evaluate(change, f"JupyterLab {name}")
+    page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=f"JupyterLab {name}")
+
+
 def bright(part, name):
     "Whether a colour of an element is bright."
     colour = part.evaluate("(e, name) => getComputedStyle(e)[name]", name)
@@ -171,8 +177,7 @@ def bright(part, name):
 
 
 def test_dark_theme(page):
-    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    page.wait_for_function("document.body.dataset.jpThemeName === 'JupyterLab Dark'")
+    theme(page, "Dark")
     view = viewer(page)
     while bright(view, "backgroundColor"): page.wait_for_timeout(100)
     for part in (view, view.get_by_role("button", name="Save PNG"), view.get_by_label("before")):
@@ -181,3 +186,4 @@ def test_dark_theme(page):
     view.get_by_role("button", name="Which is real?").click()
     text(page, "Which of these four is real?")
     shot(page, "viewer_dark_test")
+    theme(page, "Light")  # which tests of other files go on with

@@ -347,13 +347,20 @@ def test_a_failure_of_umap_is_shown(data, explore):
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"no array", None], ids=["empty", "not an array", "cut off"])
-def test_a_spoilt_plane_in_the_cache_is_not_used(spoilt, tmp_path):
-    points = module.principal_components(np.random.default_rng(0).random((30, 5)))
+def test_a_spoilt_plane_in_the_cache_is_not_used(spoilt, tmp_path, monkeypatch):
+    made = []
+
+    def umap(points, settings, progress):  # the true one takes seconds
+        made.append(settings)
+        return points[:, :2] * 2
+
+    monkeypatch.setattr(module, "_umap_apart", umap)
+    points = np.random.default_rng(0).random((30, 5), dtype=np.float32)
     plane = umap_plane(points, folder=tmp_path)
+    assert np.array_equal(umap_plane(points, folder=tmp_path), plane) and len(made) == 1
     kept, = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:200] if spoilt is None else spoilt)
-    told = []
-    assert np.array_equal(umap_plane(points, folder=tmp_path, progress=told.append), plane) and told
+    assert np.array_equal(umap_plane(points, folder=tmp_path), plane) and len(made) == 2
 
 
 def test_principal_components_of_few_dimensions():

@@ -29,7 +29,7 @@ class _ConvBlock(nn.Sequential):
 
 # %% ../../nbs/masks/00_masknet.ipynb #38c5ef52
 class UNet(nn.Module):
-    "U-Net with one output channel; sides that are no multiple of `2**depth` are padded by the edge, and the logits cut back."
+    "U-Net with one output channel; sides that are no multiple of `2**depth` are padded by the edge, logits cut back."
     def __init__(self,
         channels: int = 1,  # of the images
         base_width: int = 16,  # features at full size; each level down has twice as many

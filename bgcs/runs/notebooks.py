@@ -9,10 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
+
+try:
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+except ModuleNotFoundError as error:
+    said = f"running notebooks needs {error.name}: pip install 'bgcs[notebook]'"
+    raise ModuleNotFoundError(said, name=error.name) from None
 
 # %% auto #0
 __all__ = ['run_notebook', 'run_in_new_folder']

@@ -55,7 +55,7 @@ def _distance_to(real, draw):
 class _Composites:
     "Composites of a set's object images, made when they are asked for."
     def __init__(self,
-        masks,  # a trained `Segmenter`, another model (see `bgcs.masks.criteria.predict_masks`), or masks `(n, 1, h, w)` in [0, 1] of the object images
+        masks,  # a trained `Segmenter`, another model (see `predict_masks`), or masks `(n, 1, h, w)` in [0, 1] of the object images
         data: ImageSet,  # object and background-only images
         clusters,  # a fitted `BackgroundClusterer`, or the cluster of every image `(len(data),)`
     ):
@@ -266,7 +266,7 @@ _MOST_ACROSS = 12  # clusters of a grid
 def _grid(
     composites: _Composites,
     settings: _Settings,
-) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects `(n,)`, of backgrounds `(m,)`, and `(n, m, c, h, w)` composites
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects and backgrounds, `(n, m, c, h, w)` composites
     "Objects before one background of each cluster."
     c = composites
     numbers = c.some(torch.ones(len(c.objects), dtype=torch.bool), 5, settings.draw, 2)
@@ -329,11 +329,11 @@ def _plot_panels(
 class _CompositeView(anywidget.AnyWidget):
     "What `CompositeViewer` shows; the browser sends messages, and changes nothing itself."
     _esm, _css = asset("composites.js"), asset("composites.css")
-    controls = T.Dict().tag(sync=True)  # 'objects', how many; 'targets', lists of number and name; 'threshold' and 'draw', their ranges
+    controls = T.Dict().tag(sync=True)  # 'objects', how many; 'targets', numbers and names; ranges of numbers
     settings = T.Dict().tag(sync=True)  # those of `_Settings`
     said = T.Dict().tag(sync=True)  # 'notes', 'lead', which is bold, and 'text'
     panels = T.List().tag(sync=True)  # rows of panels: 'label' and 'png'
-    question = T.Dict().tag(sync=True)  # of the blind test: whether it is 'open'; 'right' and 'wrong', numbers of pictures or None
+    question = T.Dict().tag(sync=True)  # of the blind test: whether it is 'open'; 'right' and 'wrong' pictures
 
 def _notes(composites):
     "What one must know to trust what is shown."
@@ -358,7 +358,7 @@ class _Pictures:
         "The images that are shown of one object."
         return _one(self.composites, self.settings, self.columns)
 
-    def grid(self) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects `(n,)`, of backgrounds `(m,)`, and `(n, m, c, h, w)` composites
+    def grid(self) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects and backgrounds, `(n, m, c, h, w)` composites
         "Objects before one background of each cluster."
         return _grid(self.composites, self.settings)
 

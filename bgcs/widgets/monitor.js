@@ -1,5 +1,6 @@
 // The view of TrainingMonitor. All that it shows is in the model's traits, so it is the same in every cell, after a
-// reload of the page, and on a page without a kernel. Buttons send messages, and the kernel answers each: silence is told.
+// reload of the page, and on a page without a kernel. Buttons send messages, and the kernel answers each; where it
+// does not, the view says so.
 
 const PATIENCE = 1500; // milliseconds to wait for an answer
 const BEAT = 350; // milliseconds for a picture when playing

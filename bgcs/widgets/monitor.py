@@ -863,7 +863,7 @@ class _InBackground(_Callback):
         clusters: torch.Tensor | None = None,  # as for `Segmenter.fit`
         **settings,  # of `Segmenter.fit`
     ) -> None:
-        "Train in a thread of its own. Returns at once and shows the view; `wait` gives the result, or raises the error."
+        "Train in a thread of its own. Returns at once and shows the view; `wait` gives the result or raises the error."
         if self._fitting:
             do = "stop() and wait() first, or use another monitor"
             raise ValueError(f"this monitor's training is still under way; {do}")
