@@ -11,7 +11,9 @@ from lab import browser, lab  # noqa: F401 — fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "nbs" / "tutorials" / "quickstart.ipynb"
-TINY = {"n_images": 80, "image_size": 32, "n_clusters": 3, "steps": 24}  # the quickstart's parameters for a run of seconds
+WINDOWS = sys.platform == "win32"
+# the quickstart's parameters for a run of seconds
+TINY = {"n_images": 80, "image_size": 32, "n_clusters": 3, "steps": 24}
 
 HANG = 1200  # seconds after which a process is taken to hang; no test may come near it, however busy the machine is
 
@@ -42,4 +44,4 @@ def pytest_collection_modifyitems(config, items):
     asked = "slow" in config.getoption("-m")
     for item in items:
         if "slow" in item.keywords and not asked: item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
-        if "posix" in item.keywords and sys.platform == "win32": item.add_marker(pytest.mark.skip(reason="not on Windows"))
+        if "posix" in item.keywords and WINDOWS: item.add_marker(pytest.mark.skip(reason="not on Windows"))

@@ -1,4 +1,4 @@
-"""The documentation: every notebook processes, links resolve, pages are listed; and the checks themselves see what is wrong."""
+"""The documentation: notebooks process, links resolve, pages are listed; and the checks see what is wrong."""
 import shutil
 import subprocess
 import sys
@@ -18,7 +18,8 @@ def copy(tmp_path):
 
 
 def check(folder):
-    done = subprocess.run([sys.executable, "tools/docs.py", "--check"], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "tools/docs.py", "--check"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -32,4 +33,8 @@ def test_documentation_is_whole_and_faults_are_seen(copy):
     for page in copy.glob("nbs/*/[0-9]*.ipynb"): page.unlink()
     code, said = check(copy)
     assert code != 0
-    for fault in ("links to no_such_page.ipynb", "links to images/none.png", "unlisted.ipynb is in no sidebar", "lists data/00_checks.ipynb, which isn't there"): assert fault in said, said
+    faults = (
+        "links to no_such_page.ipynb", "links to images/none.png", "unlisted.ipynb is in no sidebar",
+        "lists data/00_checks.ipynb, which isn't there",
+    )
+    for fault in faults: assert fault in said, said

@@ -1,4 +1,4 @@
-"""Encoders: one protocol for all, kept without pickles, told apart textures, bad input refused. A minute at most on one thread."""
+"""Encoders: one protocol for all, kept without pickles, told apart textures, bad input refused."""
 import json
 import os
 import signal
@@ -13,16 +13,20 @@ from sklearn.linear_model import LogisticRegression
 from skimage import data as skdata
 from torch import nn
 
-from bgcs.training.checkpoints import checkpoints_in, read_checkpoint, write_checkpoint
-from bgcs.backgrounds.encoders import ENCODERS, POSITIVES, AutoEncoder, ContrastiveEncoder, Encoder, ModuleEncoder, PCAEncoder, PixelEncoder, load_encoder, make_encoder, random_crops, save_encoder
+from bgcs.backgrounds.encoders import (
+    ENCODERS, POSITIVES, AutoEncoder, ContrastiveEncoder, Encoder, ModuleEncoder, PCAEncoder, PixelEncoder,
+    load_encoder, make_encoder, random_crops, save_encoder,
+)
 from bgcs.data.intensity import Normalization
 from bgcs.data.stores import ArrayStore, LazyImages
+from bgcs.training.checkpoints import checkpoints_in, read_checkpoint, write_checkpoint
 
 SHORT = {"epochs": 2, "batch_size": 8, "progress": False, "accelerator": "cpu"}
 SIZE = 12
 
 
-def images(channels=1, n=24, height=33, width=47, seed=0): return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
+def images(channels=1, n=24, height=33, width=47, seed=0):
+    return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def network(channels=3):
@@ -35,7 +39,9 @@ def network(channels=3):
 
 
 def build(name, channels=1):
-    if name == "module": return ModuleEncoder(network(channels), channels, SIZE, resize=32, repeat_channels=3 if channels == 1 else None, mean=0.45, std=0.25)
+    if name == "module":
+        repeat = 3 if channels == 1 else None
+        return ModuleEncoder(network(channels), channels, SIZE, resize=32, repeat_channels=repeat, mean=0.45, std=0.25)
     kind, _, architecture = name.partition(" ")
     if architecture: return ENCODERS[kind](channels, 5, 4, patch_size=SIZE, architecture=architecture)
     return make_encoder(kind, channels, SIZE, 5)
@@ -52,7 +58,8 @@ def test_protocol(name, channels, tmp_path):
     assert encoder.fit(data, **SHORT) is encoder
     patches = random_crops(data, SIZE, torch.Generator().manual_seed(1))
     z = encoder.embed(patches)
-    assert z.dtype == torch.float32 and z.shape == (24, {"pixels": channels * SIZE ** 2, "module": 6}.get(name, 5)) and z.isfinite().all() and not encoder.training
+    dim = {"pixels": channels * SIZE ** 2, "module": 6}.get(name, 5)
+    assert z.dtype == torch.float32 and z.shape == (24, dim) and z.isfinite().all() and not encoder.training
     assert z.std(0).max() > 0
     torch.testing.assert_close(encoder.embed(patches, batch_size=7), z, rtol=1e-4, atol=1e-4)
     if encoder.on_sphere: torch.testing.assert_close(z.norm(dim=1), torch.ones(24))
@@ -96,12 +103,16 @@ def texture_images(names, n, seed, left):
     for k, name in enumerate(names):
         texture = getattr(skdata, name)().astype(np.float32) / 255
         half = texture[:, :256] if left else texture[:, 256:]
-        for y, x in zip(rng.integers(480, size=n), rng.integers(224, size=n)): crops.append(half[y:y + 32, x:x + 32]); kinds.append(k)
+        for y, x in zip(rng.integers(480, size=n), rng.integers(224, size=n)):
+            crops.append(half[y:y + 32, x:x + 32])
+            kinds.append(k)
     return torch.from_numpy(np.stack(crops))[:, None], np.array(kinds)
 
 
 @pytest.fixture(scope="module")
-def textures(): return texture_images(("brick", "grass"), 250, 0, True), texture_images(("brick", "grass"), 150, 1, False)
+def textures():
+    names = ("brick", "grass")
+    return texture_images(names, 250, 0, True), texture_images(names, 150, 1, False)
 
 
 def separation(encoder, train, test, size):
@@ -137,7 +148,7 @@ def breaking(encoder, step, how):
 def stop(): raise Stop
 
 
-def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+def interrupt(): signal.raise_signal(signal.SIGINT)
 
 
 def weights(encoder): return torch.cat([value.flatten().double() for value in encoder.state_dict().values()])
@@ -145,10 +156,11 @@ def weights(encoder): return torch.cat([value.flatten().double() for value in en
 
 def test_early_stopping_keeps_the_best():
     data = images(n=40)
-    encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), -1, stop).fit(data, epochs=60, batch_size=8, patience=2, progress=False)
+    settings = {"epochs": 60, "batch_size": 8, "progress": False}
+    encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), -1, stop).fit(data, patience=2, **settings)
     assert 2 < encoder.epochs_trained < 60
     assert sum(encoder.calls) == 4 * encoder.epochs_trained  # 36 images train, 4 are held out
-    best = ContrastiveEncoder(width=4, patch_size=SIZE).fit(data, epochs=60, batch_size=8, patience=60, progress=False)
+    best = ContrastiveEncoder(width=4, patch_size=SIZE).fit(data, patience=60, **settings)
     assert best.epochs_trained == 60
     everyone = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), -1, stop).fit(data, **SHORT)
     assert everyone.calls == [True] * 10  # no patience: all images train
@@ -176,9 +188,19 @@ def test_resume_ends_as_if_never_cut_off(cls, patience, how, tmp_path):
 def test_checkpoints_of_others_are_refused(tmp_path):
     options = {**SHORT, "folder": tmp_path}
     ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
-    for encoder, data, changed, text in ((ContrastiveEncoder(width=4, patch_size=SIZE), images(), {"epochs": 3}, "epochs: 2 there, 3 now"), (ContrastiveEncoder(width=4, patch_size=SIZE), images(seed=1), {}, "content of the images"),
-                                         (ContrastiveEncoder(width=5, patch_size=SIZE), images(), {}, "width: 4 there, 5 now"), (AutoEncoder(patch_size=SIZE), images(), {}, "name: 'contrastive' there")):
+    same = ContrastiveEncoder(width=4, patch_size=SIZE)
+    for encoder, data, changed, text in (
+        (same, images(), {"epochs": 3}, "epochs: 2 there, 3 now"),
+        (same, images(seed=1), {}, "content of the images"),
+        (ContrastiveEncoder(width=5, patch_size=SIZE), images(), {}, "width: 4 there, 5 now"),
+        (AutoEncoder(patch_size=SIZE), images(), {}, "name: 'contrastive' there"),
+    ):
         with pytest.raises(ValueError, match=text): encoder.fit(data, **{**options, **changed})
+
+
+def test_damaged_checkpoints_are_refused_and_nothing_in_them_runs(tmp_path):
+    options = {**SHORT, "folder": tmp_path}
+    ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
     ran = tmp_path / "ran"
     class Bomb:
         def __reduce__(self): return os.mkdir, (str(ran),)
@@ -186,21 +208,26 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     good, forged = checkpoints_in(tmp_path)[0].read_bytes(), (tmp_path / "forged").read_bytes()
     for content in (good[:-20], good[:50], b"", b"junk", forged):
         for path in checkpoints_in(tmp_path): path.write_bytes(content)
-        with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match="Delete them to train anew"): ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
+        said = pytest.raises(ValueError, match="Delete them to train anew")
+        with pytest.warns(UserWarning, match="is damaged"), said:
+            ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **options)
     assert not ran.exists()
 
 
 def test_interrupt_leaves_a_usable_encoder():
     handler = signal.getsignal(signal.SIGINT)
     with pytest.warns(UserWarning, match="stopped after 1 of 50 epochs; the encoder is usable"):
-        encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), 5, interrupt).fit(images(), **{**SHORT, "epochs": 50})
+        encoder = breaking(ContrastiveEncoder(width=4, patch_size=SIZE), 5, interrupt)
+        encoder.fit(images(), **{**SHORT, "epochs": 50})
     assert signal.getsignal(signal.SIGINT) is handler and encoder.embed(images()).isfinite().all()
 
 
 # files
 
 @pytest.fixture
-def kept(tmp_path): return save_encoder(ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **SHORT), tmp_path / "kept")
+def kept(tmp_path):
+    encoder = ContrastiveEncoder(width=4, patch_size=SIZE).fit(images(), **SHORT)
+    return save_encoder(encoder, tmp_path / "kept")
 
 
 FILE = "encoder.safetensors"
@@ -227,7 +254,11 @@ def test_flipped_bit(kept):
     with pytest.raises(ValueError, match="is damaged"): load_encoder(kept)
 
 
-@pytest.mark.parametrize("changes", [{"name": "contrastve"}, {"name": "posix.system"}, {"name": None}, {"width": 10 ** 9}, {"width": 10 ** 40}, {"width": "8"}, {"dim": -1}, {"dim": True}, {"lr": None}, {"architecture": ["plain"]}, {"surprise": 1}, {"channels": 3}, {"name": "pixels"}, {"name": "module", "module": "ResNet"}])
+@pytest.mark.parametrize("changes", [
+    {"name": "contrastve"}, {"name": "posix.system"}, {"name": None}, {"width": 10 ** 9}, {"width": 10 ** 40},
+    {"width": "8"}, {"dim": -1}, {"dim": True}, {"lr": None}, {"architecture": ["plain"]}, {"surprise": 1},
+    {"channels": 3}, {"name": "pixels"}, {"name": "module", "module": "ResNet"},
+])
 def test_forged_settings(kept, changes):
     tamper(kept, **changes)
     with pytest.raises(ValueError, match=FILE): load_encoder(kept)
@@ -241,7 +272,10 @@ def test_a_pickle(kept):
 
 def test_tensors_of_another(kept):
     good = read_checkpoint(kept / FILE)["weights"]
-    for change in ({"more": torch.zeros(1)}, {"log_temperature": torch.zeros(2)}, {"log_temperature": torch.zeros((), dtype=torch.half)}, {"log_temperature": torch.tensor(float("inf"))}, {"log_temperature": "cold"}):
+    changes = [{"more": torch.zeros(1)}]
+    for value in (torch.zeros(2), torch.zeros((), dtype=torch.half), torch.tensor(float("inf")), "cold"):
+        changes.append({"log_temperature": value})
+    for change in changes:
         tamper(kept, {**good, **change})
         with pytest.raises(ValueError, match=f"{FILE} (belongs|holds)"): load_encoder(kept)
 
@@ -256,7 +290,8 @@ def test_module_must_be_given_again(tmp_path):
     save_encoder(encoder, tmp_path)
     with pytest.raises(ValueError, match="give such a network"): load_encoder(tmp_path)
     with pytest.raises(ValueError, match="Linear was given"): load_encoder(tmp_path, nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="other settings"): load_encoder(tmp_path, torchvision.models.resnet18(weights=None))
+    other = torchvision.models.resnet18(weights=None)
+    with pytest.raises(ValueError, match="other settings"): load_encoder(tmp_path, other)
 
 
 # bad input
@@ -265,21 +300,33 @@ def test_module_must_be_given_again(tmp_path):
 def test_bad_images(name):
     nan = images()
     nan[5, 0, 3, 3] = float("nan")
-    for bad, text in ((images(2), "2 channels"), (nan, "NaN or infinity in 1"), (images(n=1), "at least 2"), (images(height=9), "larger than the images, 9×47"), (images()[0], r"expected \(n, 1, h, w\)"), (images() * 255, r"expected \[0, 1\]"), (images().long(), "dtype")):
+    for bad, text in (
+        (images(2), "2 channels"), (nan, "NaN or infinity in 1"), (images(n=1), "at least 2"),
+        (images(height=9), "larger than the images, 9×47"), (images()[0], r"expected \(n, 1, h, w\)"),
+        (images() * 255, r"expected \[0, 1\]"), (images().long(), "dtype"),
+    ):
         with pytest.raises(ValueError, match=text): build(name).fit(bad, **SHORT)
     with pytest.raises(TypeError, match="list"): build(name).fit([1, 2])
 
 
 @pytest.mark.parametrize("make, text", [
-    (lambda: make_encoder("contrastiv", 1, 16), "did you mean 'contrastive'"), (lambda: make_encoder("PCA ", 1, 16), "expected one of 'contrastive', 'autoencoder', 'pca', 'pixels'"), (lambda: make_encoder("pca", 1, 16, 0), "dim=0"),
-    (lambda: make_encoder("contrastive", 1, 7), "at least 8"), (lambda: PCAEncoder(1, 50, 4), "only 16 values"), (lambda: AutoEncoder(architecture="resnet"), "'plain', 'residual'"), (lambda: make_encoder(PixelEncoder(1, 9), 1, 16), "say patch_size=9")])
+    (lambda: make_encoder("contrastiv", 1, 16), "did you mean 'contrastive'"),
+    (lambda: make_encoder("PCA ", 1, 16), "expected one of 'contrastive', 'autoencoder', 'pca', 'pixels'"),
+    (lambda: make_encoder("pca", 1, 16, 0), "dim=0"),
+    (lambda: make_encoder("contrastive", 1, 7), "at least 8"),
+    (lambda: PCAEncoder(1, 50, 4), "only 16 values"),
+    (lambda: AutoEncoder(architecture="resnet"), "'plain', 'residual'"),
+    (lambda: make_encoder(PixelEncoder(1, 9), 1, 16), "say patch_size=9"),
+])
 def test_bad_settings(make, text):
     with pytest.raises(ValueError, match=text): make()
 
 
 def test_modules_that_give_no_table():
     body = nn.Sequential(*list(network().children())[:-2])
-    with pytest.raises(ValueError, match=r"Sequential gave \(2, 512, 1, 1\), features at 1×1 places"): ModuleEncoder(body, 3, SIZE).fit(images(3))
+    with pytest.raises(ValueError, match=r"Sequential gave \(2, 512, 1, 1\), features at 1×1 places"):
+        ModuleEncoder(body, 3, SIZE).fit(images(3))
     pooled = make_encoder(nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3, SIZE).fit(images(3))
     assert isinstance(pooled, Encoder) and pooled.embed(images(3)).shape == (24, 512)
-    with pytest.raises(ValueError, match="ResNet cannot take patches of 1×12×12.*repeat_channels=3"): ModuleEncoder(network(), 1, SIZE).fit(images())
+    with pytest.raises(ValueError, match="ResNet cannot take patches of 1×12×12.*repeat_channels=3"):
+        ModuleEncoder(network(), 1, SIZE).fit(images())

@@ -1,4 +1,4 @@
-"""The archives build, and what they install works elsewhere: without the checkout, and with the core's requirements alone."""
+"""The archives build, and what they install works without the checkout, and with the core's requirements alone."""
 import os
 import shutil
 import subprocess
@@ -10,21 +10,22 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, WINDOWS
 from packaging.requirements import Requirement
 
-WINDOWS = sys.platform == "win32"
 SCRIPTS = "Scripts" if WINDOWS else "bin"
 TINY = [
-    "data.n=40", "clusters.encoder=pca", "network.base_width=4", "network.depth=1", "schedule.steps=12", "schedule.rounds=2",
-    "schedule.per_cluster=4", "schedule.n_real=20", "schedule.choose=false", "trainer.accelerator=cpu",
+    "data.n=40", "clusters.encoder=pca", "network.base_width=4", "network.depth=1", "schedule.steps=12",
+    "schedule.rounds=2", "schedule.per_cluster=4", "schedule.n_real=20", "schedule.choose=false",
+    "trainer.accelerator=cpu",
 ]
 
 
-def run(*command, folder, **options):
+def run(*command, folder):
     "What a command prints; it sees nothing of this checkout."
+    command = [str(part) for part in command]
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([str(part) for part in command], cwd=folder, env=outside, capture_output=True, text=True, **options)
+    done = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -33,7 +34,8 @@ def run(*command, folder, **options):
 def archives(tmp_path_factory):
     "A source archive, and a wheel that was built from it; the checkout stays as it is."
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("bgcs", "tools"): shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("bgcs", "tools"): shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file(): shutil.copy2(path, copy)
     run(sys.executable, "-m", "build", "--no-isolation", copy, folder=copy.parent)

@@ -3,7 +3,6 @@ import ast
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import bgcs
 
 PACKAGE = Path(bgcs.__file__).parent
 NOTEBOOKS = PACKAGE.parent / "nbs"
-PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "widgets", "runs")  # each imports from those before it
+# each imports from those before it
+PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "widgets", "runs")
 MODULES = [
     f"{package}.{notebook.stem[3:]}"  # numbered in the order of the modules of a package
     for package in PACKAGES
@@ -31,26 +31,35 @@ def imported_by(module):
             base = here[:-node.level] + ((node.module or "").split(".") if node.module else [])
             name = ".".join(base)
             found |= {name} if name in MODULES else {".".join([*base, alias.name]) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bgcs."): found.add(node.module[5:])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bgcs."):
+            found.add(node.module.removeprefix("bgcs."))
     return {name for name in found if name in MODULES or name.split(".")[0] in PACKAGES}
 
 
 def modules_after(code):
-    out = subprocess.run([sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in out.stdout.split()}
 
 
 def test_every_module_has_a_notebook_and_every_notebook_a_module():
-    there = {p.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py") if not p.stem.startswith("_")}
+    files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_")]
+    there = {".".join(path.with_suffix("").parts) for path in files}
     assert len(MODULES) > 30
     assert there == set(MODULES)
 
 
+def may_import(module):
+    "Modules that one may import from: those before it, but views only in views and runs."
+    above = set(MODULES[:MODULES.index(module)])
+    if module.startswith(("widgets.", "runs.")): return above
+    return {name for name in above if not name.startswith("widgets.")}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_import_only_modules_above(module):
-    above = set(MODULES[:MODULES.index(module)])
-    if not module.startswith("runs."): above -= {name for name in above if name.startswith("widgets.") and not module.startswith("widgets.")}
-    assert imported_by(module) <= above, f"{module} imports {imported_by(module) - above}"
+    below = imported_by(module) - may_import(module)
+    assert not below, f"{module} imports {below}"
 
 
 def test_the_order_of_modules_is_really_read():
@@ -59,25 +68,46 @@ def test_the_order_of_modules_is_really_read():
     assert "widgets.shared" in imported_by("widgets.monitor")
 
 
-@pytest.mark.alone
-def test_import_is_quick_and_light():
-    start = time.perf_counter()
-    loaded = modules_after("import bgcs")
-    assert time.perf_counter() - start < 2
-    assert not loaded & {"torch", "lightning", "umap", "ipywidgets", "matplotlib", "nbdev", "fastcore"}
+# what takes long to import, and the modules that cannot do without it from the beginning
+
+HEAVY = {
+    "lightning", "pandas", "matplotlib", "skimage", "sklearn", "scipy", "torchmetrics", "torchvision", "umap", "h5py",
+    "tifffile", "imagecodecs", "pooch", "requests", "optuna", "ipywidgets", "anywidget", "nbclient",
+}
+ALLOWED = {
+    "training.loop": {"lightning"}, "masks.refresh": {"lightning"}, "widgets.monitor": {"lightning"},
+    "backgrounds": {"sklearn"}, "runs": {"pandas"}, "runs.notebooks": {"nbclient"},
+    "widgets": {"pandas", "matplotlib", "sklearn", "tifffile", "ipywidgets", "anywidget"},
+}
 
 
-def test_heavy_libraries_wait_until_used():
-    loaded = modules_after("import " + ", ".join(f"bgcs.{module}" for module in MODULES if not module.startswith("widgets.")))
-    assert not loaded & {"umap", "ipywidgets", "anywidget", "nbdev", "fastcore", "execnb"}
-    assert "umap" not in modules_after("import " + ", ".join(f"bgcs.{module}" for module in MODULES if module.startswith("widgets.")))
+def imported_at_once(module):
+    "Libraries that a module imports when it is itself imported."
+    tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
+    blocks = [tree, *(node for node in tree.body if isinstance(node, ast.Try))]
+    for node in [node for block in blocks for node in block.body]:
+        if isinstance(node, ast.Import): yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level: yield node.module.split(".")[0]
 
 
-def test_what_runs_in_the_browser_is_installed_too(tmp_path):
-    build = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "build_py", "--build-lib", tmp_path / "lib"]
-    subprocess.run(build, cwd=PACKAGE.parent, check=True, capture_output=True)
-    there = {p.relative_to(tmp_path / "lib" / "bgcs") for p in (tmp_path / "lib" / "bgcs").rglob("*")}
-    assert {p.relative_to(PACKAGE) for p in PACKAGE.rglob("*") if p.suffix in (".js", ".css", ".py")} <= there
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_libraries_wait_until_used(module):
+    allowed = ALLOWED.get(module, set()) | ALLOWED.get(module.split(".")[0], set())
+    heavy = set(imported_at_once(module)) & HEAVY - allowed
+    assert not heavy, f"{module} imports {heavy} at its top; import them in the functions that use them"
+
+
+def test_the_front_door_loads_nothing():
+    heavy = HEAVY | {"torch", "numpy", "PIL", "nbdev", "fastcore", "IPython"}
+    assert not modules_after("import bgcs; dir(bgcs)") & heavy
+
+
+def test_nothing_needs_the_tools_of_developers():
+    core = [module for module in MODULES if not module.startswith("widgets.") and module != "runs.notebooks"]
+    loaded = modules_after("import " + ", ".join(f"bgcs.{module}" for module in core))
+    assert not loaded & {"umap", "ipywidgets", "anywidget", "nbclient", "nbdev", "fastcore", "execnb"}
+    views = [f"bgcs.{module}" for module in MODULES if module.startswith("widgets.")]
+    assert not modules_after("import " + ", ".join(views)) & {"umap", "nbdev", "fastcore"}
 
 
 @pytest.mark.parametrize("module", MODULES)
