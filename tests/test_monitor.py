@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import for_two_processes
 
-from bgcs.training.checkpoints import latest_checkpoint
+from bgcs.training.checkpoints import _Checkpoints
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
 from bgcs.widgets.monitor import HISTORY, History, TrainingMonitor
@@ -97,7 +97,7 @@ def test_a_stopped_training_goes_on_with_its_history(tmp_path, unwatched):
     assert [row["step"] for row in second.history.curves.rows] == list(range(1, 31)) and second.history.seconds > first.history.seconds
     finished = TrainingMonitor(WATCHED, folder=tmp_path / "history")
     fit(small(), finished, folder=tmp_path / "checkpoints", save_every=5, held_out=0.2)  # nothing is left to do
-    assert len(finished.frames) == 4 and "Nothing was left to train" in finished.view.state["said"] and latest_checkpoint(tmp_path / "checkpoints").stat().st_size < 2_000_000
+    assert len(finished.frames) == 4 and "Nothing was left to train" in finished.view.state["said"] and _Checkpoints(tmp_path / "checkpoints").latest().stat().st_size < 2_000_000
     opened = TrainingMonitor.open(tmp_path / "history")
     assert opened.history == second.history and not list((tmp_path / "history").glob(".*"))
 

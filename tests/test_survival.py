@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bgcs.objective.batches import Batches
-from bgcs.training.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
+from bgcs.training.checkpoints import _Checkpoints, read_checkpoint
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.refresh import RefreshClusters
 from bgcs.masks.segment import Segmenter
@@ -36,7 +36,7 @@ import json, os, random, signal, sys, time, warnings
 import torch
 warnings.simplefilter("ignore")
 from bgcs.objective.batches import Batches
-from bgcs.training.checkpoints import checkpoints_in
+from bgcs.training.checkpoints import _Checkpoints
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.segment import Segmenter
 from bgcs.objective.terms import Objective
@@ -56,16 +56,16 @@ while True:
         torch.save({"weights": done.state_dict(), "threshold": done.threshold_, "history": done.history_}, folder + "/result")
         os._exit(0)
     if len(steps) < kills:
-        before, end, writing = set(checkpoints_in(folder)), time.monotonic() + 60, len(steps) % 2
+        before, end, writing = set(_Checkpoints(folder).paths), time.monotonic() + 60, len(steps) % 2
         alive = lambda: time.monotonic() < end and os.waitpid(child, os.WNOHANG) == (0, 0)
-        while set(checkpoints_in(folder)) == before and alive(): time.sleep(0.001)  # it has got somewhere
+        while set(_Checkpoints(folder).paths) == before and alive(): time.sleep(0.001)  # it has got somewhere
         time.sleep(draw.uniform(0, 0.1))
         while writing and not any(name.endswith(".part") for name in os.listdir(folder)) and alive(): pass
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status): break
     parts += any(name.endswith(".part") for name in os.listdir(folder))
-    steps.append(int(checkpoints_in(folder)[0].stem.split("-")[1]))
+    steps.append(int(_Checkpoints(folder).paths[0].stem.split("-")[1]))
 whole = train(None)
 found = torch.load(folder + "/result", weights_only=True)
 print(json.dumps({"kills": len(steps), "in the middle of writing": parts, "steps": steps, "status": status, "same": all(torch.equal(a, b) for a, b in zip(found["weights"].values(), whole.state_dict().values())),
@@ -109,7 +109,7 @@ def signalled(number, folder, **environment):
 
 
 def goes_on_to_the_same_end(data, folder):
-    step, threads = read_checkpoint(latest_checkpoint(folder))["global_step"], torch.get_num_threads()
+    step, threads = read_checkpoint(_Checkpoints(folder).latest())["global_step"], torch.get_num_threads()
     torch.set_num_threads(1)
     try: return 5 <= step <= 8 and same(fit(data, folder=folder), fit(data))
     finally: torch.set_num_threads(threads)
@@ -162,7 +162,7 @@ def test_newest_checkpoint_damaged_the_one_before_is_taken(data, tmp_path):
     class Break(L.Callback):
         def on_train_batch_end(self, trainer, module, *rest): trainer.global_step == 9 and module.model.stop()
     with pytest.warns(UserWarning, match="stopped"): fit(data, folder=tmp_path, callbacks=[Break()], save_every=2)
-    newest = checkpoints_in(tmp_path)[0]
+    newest = _Checkpoints(tmp_path).paths[0]
     newest.write_bytes(newest.read_bytes()[:-7])
     with pytest.warns(UserWarning, match="is damaged.*the one before is taken"): resumed = fit(data, folder=tmp_path)
     assert same(resumed, fit(data))
@@ -201,14 +201,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
     if os.geteuid() != 0 or not shutil.which("mount"): pytest.skip("a small disk can only be mounted by root")
     make = lambda: Segmenter(base_width=8, depth=1, objective=Objective(n_projections=16, patch_places=4))
     fit(data, make(), folder=tmp_path / "enough", save_every=2)
-    size, disk = checkpoints_in(tmp_path / "enough")[0].stat().st_size, tmp_path / "disk"
+    size, disk = _Checkpoints(tmp_path / "enough").paths[0].stat().st_size, tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "tmpfs", disk], capture_output=True).returncode: pytest.skip("mounting is not allowed here")
     try:
         with pytest.raises(OSError, match="the disk is full: step-.* needs .* MB and .* MB are free"): fit(data, make(), folder=disk, save_every=2)
-        assert read_checkpoint(latest_checkpoint(disk))["global_step"] == 4 and len(list(disk.iterdir())) == 2
-        checkpoints_in(disk)[1].unlink()  # room is made
-        shutil.copy(latest_checkpoint(disk), tmp_path)
+        assert read_checkpoint(_Checkpoints(disk).latest())["global_step"] == 4 and len(list(disk.iterdir())) == 2
+        _Checkpoints(disk).paths[1].unlink()  # room is made
+        shutil.copy(_Checkpoints(disk).latest(), tmp_path)
     finally: subprocess.run(["umount", disk], check=True)
     assert same(fit(data, make(), folder=tmp_path), fit(data, make()))
 
