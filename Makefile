@@ -38,7 +38,7 @@ clean: ## remove what was generated (not the runs)
 	rm -rf _proc _docs nbs/_quarto.yml .pytest_cache build dist
 
 $(VENV)/.installed: $(SETUP)
-	@$(PYTHON) tools/setup_env.py $(VENV)
+	@$(PYTHON) tools/setup_env.py $(VENV) all
 	@touch $@
 
 $(VENV)/.installed-dev: $(SETUP)

@@ -2,6 +2,7 @@
 import os
 import random
 import socket
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -12,13 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "nbs" / "tutorials" / "quickstart.ipynb"
 TINY = {"n_images": 80, "image_size": 32, "n_clusters": 3, "steps": 24}  # the quickstart's parameters for a run of seconds
 
+HANG = 1200  # seconds after which a process is taken to hang; no test may come near it, however busy the machine is
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
 def for_two_processes():
-    "The environment of two that train together: a thread each, and a port to meet at that the system gives to nobody else before they do."
+    """The environment of two that train together: a thread each, and a port to meet at.
+
+    The port lies below those that the system gives to whoever asks for one, so nobody else has it before they do.
+    """
     for port in random.sample(range(20_000, 30_000), 100):
         with socket.socket() as s:
             try: s.bind(("127.0.0.1", port))
@@ -30,9 +35,11 @@ def for_two_processes():
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
     config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it; run with -m alone")
+    config.addinivalue_line("markers", "posix: needs signals and processes as Linux and macOS have them")
 
 
 def pytest_collection_modifyitems(config, items):
-    if "slow" in config.getoption("-m"): return
+    asked = "slow" in config.getoption("-m")
     for item in items:
-        if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+        if "slow" in item.keywords and not asked: item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+        if "posix" in item.keywords and sys.platform == "win32": item.add_marker(pytest.mark.skip(reason="not on Windows"))

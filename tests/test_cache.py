@@ -13,8 +13,9 @@ from PIL import Image
 from bgcs.data.images import from_folders
 from bgcs.data.stores import PackedStore, clear_cache
 
+HANGS = 1800  # seconds after which a process is not slow but waits for ever
 BUILD = """
-import sys, time
+import sys
 from bgcs.data.images import from_folders
 objects, backgrounds, cache = sys.argv[1:]
 print("ready", flush=True)
@@ -29,12 +30,16 @@ def folders(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
     for kind in ("with", "without"):
         (root / kind).mkdir()
-        for i in range(1500): Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(root / kind / f"{i:05}.png", compress_level=1)
+        for i in range(1500):
+            image = Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8))
+            image.save(root / kind / f"{i:05}.png", compress_level=1)
     return root / "with", root / "without"
 
 
 def builder(folders, cache, **kw):
-    process = subprocess.Popen([sys.executable, "-c", BUILD, *map(str, folders), str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **kw)
+    command, pipe = [sys.executable, "-c", BUILD, *map(str, folders), str(cache)], subprocess.PIPE
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=one_thread, **kw)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
@@ -44,49 +49,61 @@ def go(process):
     process.stdin.flush()
 
 
+def last_words(process): return process.communicate(timeout=HANGS)[0].strip().splitlines()[-1]
+
+
 def truth(folders): return from_folders(*folders).images
 
 
 def test_two_at_once(folders, tmp_path):
     processes = [builder(folders, tmp_path) for _ in range(2)]
     for process in processes: go(process)
-    said = [process.communicate(timeout=120)[0].strip().splitlines()[-1] for process in processes]
-    assert said[0] == said[1] == f"3000 {float(truth(folders).double().sum())}"
+    total = float(truth(folders).double().sum())
+    assert [last_words(process) for process in processes] == [f"3000 {total}"] * 2
     assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 1 and not list(tmp_path.glob("*.building"))
 
 
+def wait_for_work(process, cache):
+    "Until a builder has begun to write, however busy the machine is."
+    while process.poll() is None and not list(cache.glob("*.building")): time.sleep(0.005)
+
+
 def test_killed_while_building(folders, tmp_path):
+    "Half of the builders are killed at work for sure, the others at any time."
     chance, interrupted = random.Random(0), 0
-    for kill in range(8):
+    for kill in range(6):
         process = builder(folders, tmp_path)
         go(process)
-        while not kill % 2 and process.poll() is None and not list(tmp_path.glob("*.building")): time.sleep(0.005)  # half of them at work for sure, however busy the machine is
+        if kill % 2 == 0: wait_for_work(process, tmp_path)
         time.sleep(chance.uniform(0.05, 0.6) if kill % 2 else chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         interrupted += bool(list(tmp_path.glob("*.building")))
     assert interrupted, "no builder was killed at its work; make the set larger"
-    data = from_folders(*folders, lazy=True).packed(tmp_path)
-    assert isinstance(data.images.store, PackedStore) and (data.images[:] == truth(folders)).all() and not list(tmp_path.glob("*.building"))
+    images = from_folders(*folders, lazy=True).packed(tmp_path).images
+    assert isinstance(images.store, PackedStore) and (images[:] == truth(folders)).all()
+    assert not list(tmp_path.glob("*.building"))
 
 
 def test_killed_holder_of_the_lock_is_not_waited_for(folders, tmp_path):
     first = builder(folders, tmp_path)
     go(first)
-    while not list(tmp_path.glob("*.building")): time.sleep(0.01)
+    wait_for_work(first, tmp_path)
     second = builder(folders, tmp_path)
     go(second)
     first.send_signal(signal.SIGKILL)
-    assert second.communicate(timeout=60)[0].strip().splitlines()[-1].startswith("3000 ") and second.returncode == 0
+    assert last_words(second).startswith("3000 ") and second.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files by POSIX means")
 def test_full_disk(folders, tmp_path):
     import resource
-    process = builder(folders, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
+    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    process = builder(folders, tmp_path, preexec_fn=limit)
     go(process)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode and "The packed cache could not be written in" in complaint and "set BGCS_CACHE to a folder on another disk" in complaint
+    _, complaint = process.communicate(timeout=HANGS)
+    assert process.returncode and "The packed cache could not be written in" in complaint
+    assert "set BGCS_CACHE to a folder on another disk" in complaint
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
@@ -104,15 +121,19 @@ def test_changed_file(folders, tmp_path):
 
 def test_training_from_the_cache_is_training_from_memory(folders, tmp_path, monkeypatch):
     import torch
+
     from bgcs.backgrounds.cluster import BackgroundClusterer
     from bgcs.masks.segment import Segmenter
+    from bgcs.objective.batches import Batches
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
-    index = torch.arange(0, 3000, 30)
+    some, few = torch.arange(0, 3000, 75), Batches(per_cluster=4, n_real=8)
     masks = []
     for lazy in (False, True):
-        data = from_folders(*folders, lazy=lazy)[index]
+        data = from_folders(*folders, lazy=lazy)[some]
         clusters = BackgroundClusterer(2, epochs=1, progress=False).fit(data).predict(data)
-        masks.append(Segmenter(base_width=4, depth=1).fit(data, clusters, steps=3, epochs=1, per_cluster=4, n_real=8, accelerator="cpu", progress=False).predict(data.objects[:5]))
+        segmenter = Segmenter(base_width=4, depth=1)
+        segmenter.fit(data, clusters, steps=2, rounds=1, batches=few, held_out=None, accelerator="cpu", progress=False)
+        masks.append(segmenter.predict(data.objects[:5]))
     assert len(list(tmp_path.glob("*/images.npy"))) == 1 and torch.equal(*masks)
 
 
@@ -122,4 +143,4 @@ def test_clearing_frees_all_that_was_kept_and_nothing_else(folders, tmp_path, mo
     (tmp_path / "notes-of-mine.txt").write_text("not a cache")
     held = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
     assert clear_cache() == held - len("not a cache")
-    assert {p.name for p in tmp_path.iterdir() if p.suffix != ".lock"} == {"notes-of-mine.txt"} and len(data) == 3000
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["notes-of-mine.txt"] and len(data) == 3000

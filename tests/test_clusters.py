@@ -14,7 +14,7 @@ from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
 from bgcs.masks.refresh import RefreshClusters
 from bgcs.masks.segment import Segmenter
-from bgcs.objective.batches import Transplants
+from bgcs.objective.batches import Batches, Transplants
 from bgcs.training.checkpoints import read_checkpoint, write_checkpoint
 
 
@@ -31,7 +31,7 @@ def test_loaded_elsewhere_gives_identical_labels(clusterer, data, tmp_path):
     edited.split_cluster(1)
     edited.edits_ = edited.edits_.rename(3, "new").move(["object 5", "background 7"], 0)
     edited.save(tmp_path / "edited")
-    code = f"""
+    code = """
 import sys, torch
 from bgcs.backgrounds.cluster import BackgroundClusterer
 from bgcs.data.datasets import digits_on_textures
@@ -86,7 +86,9 @@ def test_other_images_are_refused(clusterer, tmp_path):
 
 def test_masks_refresh_clusters_while_training(clusterer, data):
     refresh = RefreshClusters(clusterer, start=0.2)
-    Segmenter(base_width=4, depth=1).fit(data, clusterer.predict(data), steps=12, epochs=4, per_cluster=4, n_real=20, callbacks=[refresh], accelerator="cpu", progress=False)
+    segmenter = Segmenter(base_width=4, depth=1)
+    batches = Batches(per_cluster=4, n_real=20)
+    segmenter.fit(data, clusterer.predict(data), steps=12, rounds=4, batches=batches, callbacks=[refresh], accelerator="cpu", progress=False)
     assert len(refresh.changed) == 3 and all(0 <= share <= 1 for share in refresh.changed)
 
 

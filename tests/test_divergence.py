@@ -144,7 +144,9 @@ def test_frechet_agrees_with_scipy(n, m, d, seed, dtype):
     x, y = x.double().numpy(), y.double().numpy()
     means = [np.average(z, 0, w) for z, w in ((x, a), (y, b))]
     covariances = [np.atleast_2d(np.cov(z.T, aweights=w, bias=True)) for z, w in ((x, a), (y, b))]
-    root = lambda s: (lambda values, vectors: (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)(*np.linalg.eigh(s))
+    def root(s):
+        values, vectors = np.linalg.eigh(s)
+        return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     inner = root(covariances[0]) @ covariances[1] @ root(covariances[0])
     cross = scipy.linalg.sqrtm(inner).real if min(n, m) > d + 1 else root(inner)  # sqrtm is not exact on singular matrices
     expected = ((means[0] - means[1]) ** 2).sum() + sum(np.trace(c) for c in covariances) - 2 * np.trace(cross)

@@ -1,4 +1,4 @@
-"""The explorer without a browser: what is selected, what is edited, what is said; planes, pictures, files, bad input."""
+"""The explorer without a browser: selections, edits, what is said; planes, pictures, files, bad input."""
 import os
 import resource
 import subprocess
@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
-from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
-from bgcs.widgets.explorer import ClusterEditor, ClusterExplorer
+from bgcs.backgrounds.cluster import BackgroundClusterer, Edits, image_names
 from bgcs.data.files import read_image
 from bgcs.data.images import from_arrays
 from bgcs.data.stores import clear_cache
+from bgcs.widgets import explorer as module
+from bgcs.widgets.explorer import ClusterEditor, ClusterExplorer, umap_plane
 
 KINDS = 3
 
@@ -35,17 +36,20 @@ def images(n_objects=60, n_backgrounds=90, channels=1, size=16, seed=0, **column
     "Stripes, dots and noise, every third one each; object images have a bright square in the middle."
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
+    n = n_objects + n_backgrounds
     kinds = np.stack([(x // 2 % 2), ((x % 4 == 0) & (y % 4 == 0)), (x + y) // 3 % 2]).astype(float)
-    pixels = kinds[np.arange(n_objects + n_backgrounds) % KINDS][:, None] * 0.5 + 0.3 * rng.random((n_objects + n_backgrounds, channels, size, size))
+    pixels = kinds[np.arange(n) % KINDS][:, None] * 0.5 + 0.3 * rng.random((n, channels, size, size))
     pixels[:n_objects, :, 6:10, 6:10] = 1
-    return from_arrays((pixels[:n_objects] * 0.99).astype(np.float32), (pixels[n_objects:] * 0.99).astype(np.float32), channel_axis=1, **columns)
+    pixels = (pixels * 0.99).astype(np.float32)
+    return from_arrays(pixels[:n_objects], pixels[n_objects:], channel_axis=1, **columns)
 
 
 @pytest.fixture(scope="module")
 def data(): return images()
 
 
-def fitted(data, k=KINDS + 1, **settings): return BackgroundClusterer(k, encoder="pca", progress=False, **settings).fit(data)
+def fitted(data, k=KINDS + 1, **settings):
+    return BackgroundClusterer(k, encoder="pca", progress=False, **settings).fit(data)
 
 
 @pytest.fixture
@@ -79,10 +83,11 @@ def from_page(explorer, action, **content):
 
 def selected_on_page(explorer, points):
     buffer = memoryview(np.asarray(points, np.uint32).tobytes())
-    explorer.view._handle_msg({"content": {"data": {"method": "update", "state": {}, "buffer_paths": [["selected"]]}}, "buffers": [buffer]})
+    update = {"method": "update", "state": {}, "buffer_paths": [["selected"]]}
+    explorer.view._handle_msg({"content": {"data": update}, "buffers": [buffer]})
 
 
-# ---- edits ----------------------------------------------------------------------------------------------------------------
+# ---- edits ---------------------------------------------------------------------------------------
 
 def agrees(editor):
     "The editor's clusters are those that the clusterer gives these images."
@@ -94,11 +99,18 @@ def some_edit(editor, draw):
     "An edit that is possible now."
     there = editor.edits.clusters
     editor.select(draw(st.lists(st.sampled_from(editor.points.numbers.tolist()), min_size=1, max_size=30)))
-    actions = {"rename": lambda: editor.rename("new", draw(st.sampled_from(there))), "move": lambda: editor.move(draw(st.sampled_from([*there, -1]))), "drop": lambda: editor.drop(there[-1]),
-               "merge": lambda: editor.merge(*draw(st.permutations(there))[:2]), "split_off": editor.split_off, "split": lambda: editor.split(there[0])}
+    actions = {
+        "rename": lambda: editor.rename("new", draw(st.sampled_from(there))),
+        "move": lambda: editor.move(draw(st.sampled_from([*there, -1]))),
+        "drop": lambda: editor.drop(there[-1]),
+        "merge": lambda: editor.merge(*draw(st.permutations(there))[:2]),
+        "split_off": editor.split_off,
+        "split": lambda: editor.split(there[0]),
+    }
     possible = [name for name in actions if len(there) > 1 or name not in ("merge", "drop")]
     try: actions[draw(st.sampled_from(possible))]()
-    except ValueError as error: assert any(word in str(error) for word in ("too few", "select", "no background-only")), error  # too small to be split
+    except ValueError as error:  # too small to be split
+        assert any(word in str(error) for word in ("too few", "select", "no background-only")), error
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -143,16 +155,45 @@ def test_splitting_off_finds_what_was_selected(editor):
     editor.select(60 + np.flatnonzero(kind == 1)[:20])
     editor.split_off()
     new = max(editor.edits.clusters)
-    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # the rest of the kind, too, though it was not selected
+    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # all of the kind, selected or not
     agrees(editor)
 
 
-def test_refusals_say_what_to_do(editor):
-    for text, f in {"at least two": lambda: editor.merge(0), "there is no cluster 9": lambda: editor.merge(0, 9), "images of 0 clusters": editor.split, "no image is selected": lambda: editor.move(0),
-                    "no cluster to drop": editor.drop, "the new name is empty": lambda: editor.rename(" ", 0), "there is no cluster 8": lambda: editor.select_cluster(8), "expected 'replace', 'add' or 'remove'": lambda: editor.select([60], "more"),
-                    "for 9 clusters, and the clusterer learned 4": lambda: setattr(editor, "edits", Edits(9))}.items():
-        with pytest.raises(ValueError, match=text): f()
+@pytest.mark.parametrize("text, act", [
+    ("at least two", lambda editor: editor.merge(0)),
+    ("there is no cluster 9; there are 0, 1, 2, 3", lambda editor: editor.merge(0, 9)),
+    ("images of 0 clusters", lambda editor: editor.split()),
+    ("no image is selected", lambda editor: editor.move(0)),
+    ("no cluster to drop", lambda editor: editor.drop()),
+    ("the new name is empty", lambda editor: editor.rename(" ", 0)),
+    ("there is no cluster 8; there are 0, 1, 2, 3", lambda editor: editor.select_cluster(8)),
+    ("expected one of 'replace', 'add', 'remove'", lambda editor: editor.select([60], "more")),
+    ("for 9 clusters, and the clusterer learned 4", lambda editor: setattr(editor, "edits", Edits(9))),
+])
+def test_refusals_say_what_to_do(editor, text, act):
+    with pytest.raises(ValueError, match=text): act(editor)
     assert editor.edits == Edits(4)
+
+
+def test_splitting_off_needs_some_background_only_images_but_not_all(editor, data, explore):
+    editor.select_cluster(0)
+    n = len(editor.selection)
+    with pytest.raises(ValueError, match=f"{n} background-only images of cluster 0 are selected and 0 are not"):
+        editor.split_off()
+    explorer = explore(fitted(data), data)
+    explorer.show_objects()
+    explorer.wait()
+    explorer.select(explorer.points.numbers[(explorer.clusters == 0) & explorer.points.presence])
+    with pytest.raises(ValueError, match="no background-only image is selected"): explorer.split_off()
+
+
+@pytest.mark.parametrize("step, words", [
+    ({"edit": "rename", "cluster": 1, "name": "sand"}, "rename 1 to sand"),
+    ({"edit": "drop", "cluster": 1}, "drop 1"),
+    ({"edit": "split", "cluster": 1, "parts": [1, 4]}, "split 1 into 1, 4"),
+    ({"edit": "move", "images": ["a", "b"], "to": 3}, "move 2 images to 3"),
+])
+def test_edits_in_words(step, words): assert module._described(step) == words
 
 
 def test_selection(editor):
@@ -166,10 +207,11 @@ def test_selection(editor):
     assert editor.touched == [1, 2]
     editor.clear()
     assert not len(editor.selection) and editor.touched == []
-    with pytest.raises(ValueError, match=r"1 of these 2 images are not shown, the first is 3; .*show_objects\(\)"): editor.select([60, 3])
+    missing = r"1 of these 2 images are not shown, the first is 3; .*show_objects\(\)"
+    with pytest.raises(ValueError, match=missing): editor.select([60, 3])
 
 
-# ---- object images ----------------------------------------------------------------------------------------------------------
+# ---- object images -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("assign", ["patch", "nearest"])
 @pytest.mark.parametrize("min_confidence", [0, 0.7])
@@ -196,13 +238,14 @@ def test_the_truth_is_not_looked_at(explore):
     assert explorer.data.background_class is None and explorer.data.masks is None and len(explorer.points) == 150
 
 
-# ---- what the page sends -------------------------------------------------------------------------------------------------------
+# ---- what the page sends -------------------------------------------------------------------------
 
 def test_a_lasso_on_the_page(explorer):
     selected_on_page(explorer, [0, 4, 89])
     assert explorer.selection.tolist() == [60, 64, 149] and says(explorer).startswith("3 selected: ")
     answer, pictures = from_page(explorer, "images", points=[0, 89, 5000])
-    assert answer["points"] == [0, 89] and "background 0 · confidence" in answer["texts"][0] and [p[:4] for p in pictures] == [b"\x89PNG"] * 2
+    assert answer["points"] == [0, 89] and "background 0 · confidence" in answer["texts"][0]
+    assert [p[:4] for p in pictures] == [b"\x89PNG"] * 2
     explorer.select([100])
     assert np.frombuffer(explorer.view.selected, np.uint32).tolist() == [40] and explorer.view.page == 0
 
@@ -214,13 +257,19 @@ def test_buttons_on_the_page(explorer, tmp_path, monkeypatch):
     from_page(explorer, "color_by", column="cluster")
     selected_on_page(explorer, range(90))
     from_page(explorer, "merge")
-    assert explorer.edits.clusters == [0] and explorer.view.panel["undo"] == "merge 0, 1, 2, 3" and says(explorer).startswith("Merged cluster 0 and cluster 1")
+    assert explorer.edits.clusters == [0] and explorer.view.panel["undo"] == "merge 0, 1, 2, 3"
+    assert says(explorer).startswith("Merged cluster 0 and cluster 1")
     from_page(explorer, "undo")
     assert explorer.view.panel["undo"] == "" and explorer.view.panel["redo"] == "merge 0, 1, 2, 3"
     from_page(explorer, "redo"); from_page(explorer, "undo")
     selected_on_page(explorer, np.flatnonzero(explorer.clusters == 2))
-    from_page(explorer, "rename", name="grass"); from_page(explorer, "split", n=2); from_page(explorer, "move", to=-1); from_page(explorer, "save", to="edits.json"); from_page(explorer, "export", to="some.csv")
-    assert [step["edit"] for step in Edits.from_json((tmp_path / "edits.json").read_text()).steps] == ["rename", "split", "move"]
+    from_page(explorer, "rename", name="grass")
+    from_page(explorer, "split", n=2)
+    from_page(explorer, "move", to=-1)
+    from_page(explorer, "save", to="edits.json")
+    from_page(explorer, "export", to="some.csv")
+    saved = Edits.from_json((tmp_path / "edits.json").read_text())
+    assert [step["edit"] for step in saved.steps] == ["rename", "split", "move"]
     assert len(pd.read_csv("some.csv")) == explorer.chosen.sum()
     assert [entry["label"] for entry in explorer.view.legend["entries"]][-1] == "no cluster"
 
@@ -230,7 +279,7 @@ def test_errors_reach_the_page(explorer):
     assert explorer.view.panel["wrong"] and "select images of at least two" in says(explorer)
     from_page(explorer, "split", n="many")
     assert explorer.view.panel["wrong"]
-    from_page(explorer, "__init__"); from_page(explorer, "wait"); from_page(explorer, "nonsense")  # none of the page's business
+    for action in ("__init__", "wait", "nonsense"): from_page(explorer, action)  # none of the page's business
     selected_on_page(explorer, [1])
     assert not explorer.view.panel["wrong"]
 
@@ -266,7 +315,7 @@ def test_pages_and_camera(explorer):
     assert explorer.picture(70).size == (16, 16)
 
 
-# ---- planes --------------------------------------------------------------------------------------------------------------------
+# ---- planes --------------------------------------------------------------------------------------
 
 def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
@@ -274,7 +323,8 @@ def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch, exp
     assert "principal components" in says(explorer) and explorer.view.busy
     explorer.stop()
     explorer.wait()
-    assert says(explorer).startswith("Laying out with UMAP: stopped.") and not explorer.view.busy and not list(tmp_path.glob("plane-*"))
+    assert says(explorer).startswith("Laying out with UMAP: stopped.") and not explorer.view.busy
+    assert not list(tmp_path.glob("plane-*"))
     first = explore(fitted(data), data).wait()
     assert "laid out by UMAP" in says(first)
     kept, = tmp_path.glob("plane-*.npy")
@@ -290,10 +340,25 @@ def test_umap_is_seeded_kept_and_can_be_stopped(data, tmp_path, monkeypatch, exp
 
 def test_a_failure_of_umap_is_shown(data, explore):
     explorer = explore(fitted(data), data).wait()
-    explorer._components = np.full_like(explorer._components, np.nan)
-    explorer._in_background("Laying out with UMAP", explorer._lay_out)
+    explorer._plane.components = np.full_like(explorer._plane.components, np.nan)
+    explorer._work.start("Laying out with UMAP", explorer._lay_out)
     with pytest.raises(RuntimeError, match="NaN"): explorer.wait()
     assert explorer.view.panel["wrong"] and "NaN" in says(explorer) and np.isfinite(explorer.xy).all()
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"no array", None], ids=["empty", "not an array", "cut off"])
+def test_a_spoilt_plane_in_the_cache_is_not_used(spoilt, tmp_path):
+    points = module.principal_components(np.random.default_rng(0).random((30, 5)))
+    plane = umap_plane(points, folder=tmp_path)
+    kept, = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:200] if spoilt is None else spoilt)
+    told = []
+    assert np.array_equal(umap_plane(points, folder=tmp_path, progress=told.append), plane) and told
+
+
+def test_principal_components_of_few_dimensions():
+    assert module.principal_components(np.ones((1, 20))).shape == (1, 20)
+    assert module.principal_components(np.ones((3, 1))).shape == (3, 2)
 
 
 def cpu():
@@ -302,8 +367,21 @@ def cpu():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def slowness():
+    "How many times as long as on a quiet machine of 2 cores some work takes here now, in seconds of work; at least 1."
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        np.sort(np.random.default_rng(0).random(2_000_000))
+        times.append(time.process_time() - start)
+    return max(1, float(np.median(times)) / QUIET)
+
+
+QUIET = 0.125  # seconds that this took there
+
+
 @pytest.mark.alone
-def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
+def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     many = images(5, 10_000)
     clusterer = fitted(many[:2000])
@@ -311,8 +389,9 @@ def test_10_000_points_within_15_seconds(tmp_path, monkeypatch, explore):
     explorer = explore(clusterer, many, progress=False)
     shown = time.monotonic() - start
     explorer.wait()
-    print(f"\n10,000 points: principal components after {shown:.1f} s, UMAP after {time.monotonic() - start:.1f} s, {cpu() - work:.1f} s of them work")
-    assert cpu() - work < 15  # a machine that has nothing else to do takes no longer than that
+    total, worked = time.monotonic() - start, cpu() - work
+    print(f"\n10,000 points: shown after {shown:.1f} s, UMAP after {total:.1f} s, {worked:.1f} s of work")
+    assert worked < 15 * slowness()  # a machine that has nothing else to do takes no longer than that
 
 
 def test_500_000_points_are_thinned_with_a_word(explore):
@@ -325,15 +404,20 @@ def test_500_000_points_are_thinned_with_a_word(explore):
     explorer.select_cluster(0)
     explorer.move(1)
     explorer.clear()
-    assert cpu() - work < 10
+    assert cpu() - work < 10 * slowness()
     assert len(explorer.points) == 50_000 and "of 500,000, 50,000 drawn at random are shown" in says(explorer)
     assert explorer.points.names[0] == f"background {explorer.points.numbers[0] - 10}"
     with pytest.raises(ValueError, match="50,000 images of a set of 500,010"): explorer.select(np.arange(10, 500_010))
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("channels, word", [(1, None), (2, "of 2 channels, the first is shown"), (3, None), (7, "of 7 channels, the first three are shown")])
+@pytest.mark.parametrize("channels, word", [
+    (1, None),
+    (2, "of 2 channels, the first is shown"),
+    (3, None),
+    (7, "of 7 channels, the first three are shown"),
+])
 def test_channels(channels, word, tmp_path, explore):
     data = images(channels=channels)
     explorer = explore(fitted(data), data)
@@ -341,13 +425,16 @@ def test_channels(channels, word, tmp_path, explore):
     assert explorer.picture(60).mode == ("RGB" if channels >= 3 else "L")
     explorer.select([60, 61])
     file = sorted(explorer.export(tmp_path / "some").iterdir())[0]
-    stored, want = read_image(file, page=None if channels < 4 or file.suffix == ".png" else "channels"), data.images[60].numpy()
-    assert np.allclose(stored / 255 if file.suffix == ".png" else stored, want, atol=1 / 255)
+    assert file.suffix == (".png" if channels in (1, 3) else ".tif")
+    stored = read_image(file, page="channels" if channels > 3 else None)
+    if file.suffix == ".png": stored = stored / 255
+    assert np.allclose(stored, data.images[60].numpy(), atol=1 / 255)
 
 
 def test_floats_outside_0_and_1(data, explore):
     wild = replace(data, images=8 * data.images - 3)
-    with pytest.raises(ValueError, match=r"have values from -3 to .*expected \[0, 1\], see bgcs.data.intensity"): explore(fitted(data), wild)
+    message = r"have values from -3 to .*expected \[0, 1\], see bgcs.data.intensity"
+    with pytest.raises(ValueError, match=message): explore(fitted(data), wild)
 
 
 def test_one_background(data, explore):
@@ -368,23 +455,53 @@ def test_all_images_alike(data, explore):
 
 def test_what_cannot_be_shown(data, explore):
     clusterer = fitted(data)
-    with pytest.raises(ValueError, match="no background-only image.*pass the set that the clusterer was fitted on"): explore(clusterer, data.objects)
+    none = "no background-only image.*pass the set that the clusterer was fitted on"
+    with pytest.raises(ValueError, match=none): explore(clusterer, data.objects)
     with pytest.raises(NotFittedError, match="call fit first"): explore(BackgroundClusterer(3), data)
-    with pytest.raises(TypeError, match="is a ImageSet; expected a fitted BackgroundClusterer"): explore(data, clusterer)
+    with pytest.raises(TypeError, match="a ImageSet; expected a fitted BackgroundClusterer"): explore(data, clusterer)
     with pytest.raises(ValueError, match="channels × height × width"): explore(clusterer, images(size=12))
-    with pytest.raises(ValueError, match="expected at least 1 point"): explore(clusterer, data, most=0)
-    with pytest.raises(ValueError, match="no object images to show"): explore(clusterer, data.backgrounds).show_objects()
+    with pytest.raises(ValueError, match="most=0; expected a whole number of points"): explore(clusterer, data, most=0)
+    backgrounds = explore(clusterer, data.backgrounds)
+    with pytest.raises(ValueError, match="no object images to show"): backgrounds.show_objects()
 
 
 def test_columns(data, explore):
-    with pytest.raises(ValueError, match="3 rows for 150 images"): explore(fitted(data), data, columns={"depth": [1, 2, 3]})
-    with pytest.raises(ValueError, match="'confidence'.*rename"): explore(fitted(data), data, columns=pd.DataFrame({"confidence": np.zeros(150)}))
-    explorer = explore(fitted(data), data, columns={"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]})
+    short = {"depth": [1, 2, 3]}
+    with pytest.raises(ValueError, match="3 rows for 150 images"): explore(fitted(data), data, columns=short)
+    taken = pd.DataFrame({"confidence": np.zeros(150)})
+    with pytest.raises(ValueError, match="'confidence'.*rename"): explore(fitted(data), data, columns=taken)
+    columns = {"depth": np.r_[np.nan, np.arange(149.0)], "site": [f"site {i % 60}" for i in range(150)]}
+    explorer = explore(fitted(data), data, columns=columns)
     explorer.color_by("depth")
     assert explorer.view.legend["high"] == "148"
     explorer.color_by("site")
     assert explorer.view.legend["entries"][-1]["label"] == "13 others"
-    with pytest.raises(ValueError, match="'cluster', 'confidence', 'kind', 'depth', 'site'"): explorer.color_by("deep")
+    known = "did you mean 'depth'.*'cluster', 'confidence', 'kind', 'depth', 'site'"
+    with pytest.raises(ValueError, match=known): explorer.color_by("deep")
+
+
+def test_colours_of_odd_columns():
+    scale = module._colour_column(np.r_[np.linspace(2, 4, 99), np.nan], "depth")
+    assert scale.codes[[0, 98, 99]].tolist() == [0, 254, 255] and len(scale.legend["colours"]) == 255
+    assert (scale.legend["low"], scale.legend["high"]) == ("2", "4")
+    assert module._colour_column([True, False, None], "b").keys == ["False", "True", "no value"]
+    assert module._colour_column(pd.array([1, None], "Int64"), "i").keys == ["1", "no value"]
+    assert module._colour_numbers([np.nan] * 3, "x").codes.tolist() == [255] * 3
+    many = module._colour_column([f"site {i % 100}" for i in range(1000)] + ["site 7"] * 5, "source").legend["entries"]
+    assert len({(entry["colour"], entry["shape"]) for entry in many}) == 48
+    assert sum(entry["count"] for entry in many) == 1005
+
+
+def test_points_of_a_set_in_another_order(data):
+    clusterer = fitted(data)
+    shuffled = data[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
+    points = module._background_points(clusterer, shuffled, progress=False)
+    assert points.embeddings is not clusterer.embeddings_
+    assert torch.allclose(points.embeddings, clusterer.embed(shuffled.backgrounds.images), atol=1e-5)
+    both = module._background_points(clusterer, data) + module._object_points(clusterer, data)
+    assert (both.names == [*image_names(data.backgrounds), *image_names(data.objects)]).all()
+    few = module._background_points(clusterer, data, most=40)
+    assert len(few) == 40 and (np.diff(few.numbers) > 0).all()
 
 
 def test_export_overwrites_no_folder(explorer, tmp_path):
@@ -411,13 +528,15 @@ def test_closing_python_does_not_wait_for_umap(tmp_path):
     script.write_text("""
 import numpy as np
 from bgcs.backgrounds.cluster import BackgroundClusterer
-from bgcs.widgets.explorer import ClusterExplorer
 from bgcs.data.images import from_arrays
+from bgcs.widgets.explorer import ClusterExplorer
 rng = np.random.default_rng(0)
 data = from_arrays(rng.random((5, 16, 16)), rng.random((5000, 16, 16)))
-explorer = ClusterExplorer(BackgroundClusterer(3, encoder="pca", progress=False).fit(data[:500]), data, progress=False)
-explorer._threads[0].join(1)
+clusterer = BackgroundClusterer(3, encoder="pca", progress=False).fit(data[:500])
+explorer = ClusterExplorer(clusterer, data, progress=False)
+explorer._work.threads[0].join(1)
 print(explorer.view.busy)
 """)
-    done = subprocess.run([sys.executable, script], env=os.environ | {"BGCS_CACHE": str(tmp_path)}, capture_output=True, text=True, timeout=300, check=True)
+    env = os.environ | {"BGCS_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True)
     assert "UMAP" in done.stdout and not done.stderr and not list(tmp_path.glob("plane-*"))

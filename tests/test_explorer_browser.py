@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot
+from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot, slowness
 
 pytestmark = [needs_browser, pytest.mark.alone]
 
@@ -17,16 +17,20 @@ from pathlib import Path
 import numpy as np, torch
 from bgcs.backgrounds.cluster import BackgroundClusterer
 from bgcs.data.datasets import digits_on_textures
-from bgcs.widgets.explorer import ClusterExplorer
 from bgcs.data.images import from_arrays
+from bgcs.widgets.explorer import ClusterExplorer
 data = digits_on_textures("train", n=600).weak()
 clusterer = BackgroundClusterer(n_clusters=4, epochs=6, progress=False).fit(data)
-explorer = ClusterExplorer(clusterer, data, columns={"brightness": data.images.mean((1, 2, 3)).numpy(), "site": [f"site {i % 9}" for i in range(1200)]})
+columns = {"brightness": data.images.mean((1, 2, 3)).numpy(), "site": [f"site {i % 9}" for i in range(1200)]}
+explorer = ClusterExplorer(clusterer, data, columns)
 explorer
 """
 AGAIN = "explorer"
 STATE = """
-state = {"selection": explorer.selection.tolist(), "numbers": explorer.points.numbers.tolist(), "xy": explorer.xy.tolist(), "clusters": explorer.clusters.tolist(), "names": explorer.edits.names, "steps": len(explorer.edits.steps)}
+arrays = {"selection": explorer.selection, "numbers": explorer.points.numbers}
+arrays |= {"xy": explorer.xy, "clusters": explorer.clusters}
+state = {name: array.tolist() for name, array in arrays.items()}
+state |= {"names": explorer.edits.names, "steps": len(explorer.edits.steps)}
 Path("state.tmp").write_text(json.dumps(state)); Path("state.tmp").rename("state.json")
 """
 LARGE = """
@@ -51,9 +55,8 @@ def page(lab, browser):
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.folder = lab[2]
-    page.set_default_timeout(8000)
     run_cell(page, 0)
-    page.locator(".bgcs-explorer canvas").first.wait_for(timeout=120_000)
+    page.locator(".bgcs-explorer canvas").first.wait_for()
     yield page
     shot(page, "explorer_last")
     page.close()
@@ -67,7 +70,8 @@ def view(page):
     while view.get_by_role("button", name="Undo").is_enabled():
         before = view.locator(".said").inner_text()
         view.get_by_role("button", name="Undo").click()
-        page.wait_for_function("([el, old]) => el.innerText != old", arg=[view.locator(".said").element_handle(), before])
+        said_now = view.locator(".said").element_handle()
+        page.wait_for_function("([el, old]) => el.innerText != old", arg=[said_now, before])
     view.locator("canvas").focus()
     page.keyboard.press("Escape")
     said(view, "background-only images")
@@ -83,18 +87,19 @@ def state(page):
     "What Python knows: a cell writes it to a file."
     (page.folder / "state.json").unlink(missing_ok=True)
     run_cell(page, 2)
-    return {name: np.array(value) if isinstance(value, list) else value for name, value in read_json(page, "state.json").items()}
+    known = read_json(page, "state.json")
+    return {name: np.array(value) if isinstance(value, list) else value for name, value in known.items()}
 
 
 def read_json(page, name):
-    for _ in range(100):
+    for _ in range(3000):
         if (page.folder / name).exists(): break
         page.wait_for_timeout(100)
     return json.loads((page.folder / name).read_text())
 
 
 def said(view, text):
-    view.locator(".said").get_by_text(text).wait_for(timeout=15_000)
+    view.locator(".said").get_by_text(text).wait_for()
 
 
 def drag(view, corners, modifier=None, steps=6):
@@ -115,13 +120,15 @@ def box(left, top, right, bottom): return [(left, top), (right, top), (right, bo
 ALL = box(0.01, 0.01, 0.99, 0.99)
 
 
-def selected(view): return int(view.locator(".side strong").inner_text().split()[0].replace(",", "").replace("Nothing", "0"))
+def selected(view):
+    first = view.locator(".side strong").inner_text().split()[0]
+    return 0 if first == "Nothing" else int(first.replace(",", ""))
 
 
 def test_umap_takes_the_place_of_principal_components(page):
     view = page.locator(".bgcs-explorer").first
-    page.wait_for_function("document.querySelector('.bgcs-explorer .said').innerText.includes('laid out by UMAP')", timeout=60_000)
-    assert view.locator(".busy").is_hidden()
+    said(view, "laid out by UMAP")
+    view.locator(".busy").wait_for(state="hidden")
     assert "Draw around points to see their images" in view.inner_text()
     height = view.bounding_box()["height"]
     assert height < 560, f"{height} pixels are too high for a laptop's screen of 768"
@@ -130,7 +137,7 @@ def test_umap_takes_the_place_of_principal_components(page):
 def test_a_lasso_reaches_python_and_shows_images(page, view):
     drag(view, box(0.01, 0.01, 0.5, 0.99))
     said(view, "selected:")
-    view.locator(".thumb img").nth(29).wait_for(timeout=5000)
+    view.locator(".thumb img").nth(29).wait_for()
     known = state(page)
     chosen = np.isin(known["numbers"], known["selection"])
     assert 0 < chosen.sum() == selected(view) < 600
@@ -156,10 +163,10 @@ def test_pages_of_thumbnails_by_mouse_and_keys(page, view):
     pager = view.locator(".side .push span")
     assert pager.inner_text() == "1 / 20"
     titles = lambda: view.locator(".thumb").evaluate_all("all => all.map(e => e.title)")
-    view.locator(".thumb img").nth(29).wait_for(timeout=5000)
+    view.locator(".thumb img").nth(29).wait_for()
     first = titles()
     view.get_by_role("button", name="›").click()
-    view.locator(".thumb img").nth(29).wait_for(timeout=5000)
+    view.locator(".thumb img").nth(29).wait_for()
     assert pager.inner_text() == "2 / 20" and not set(titles()) & set(first)
     page.keyboard.press("PageUp")
     assert pager.inner_text() == "1 / 20"
@@ -246,15 +253,15 @@ def test_keys_go_from_point_to_point_and_the_image_shows(page, view):
         page.keyboard.press(key)
         seen.add(view.locator(".card").get_attribute("data-point"))
     assert len(seen) > 1
-    view.locator(".card img").wait_for(timeout=5000)
+    view.locator(".card img").wait_for()
     assert "confidence" in view.locator(".card").inner_text()
     page.keyboard.press("Enter")
     said(view, "1 selected")
     shot(page, "explorer_keys")
     before = view.locator("canvas").evaluate("e => e.toDataURL()")
     for key in ("+", "Shift+ArrowRight"): page.keyboard.press(key)
-    page.wait_for_timeout(100)
-    assert view.locator("canvas").evaluate("e => e.toDataURL()") != before
+    canvas = view.locator("canvas").element_handle()
+    page.wait_for_function("([canvas, before]) => canvas.toDataURL() != before", arg=[canvas, before])
     page.keyboard.press("0")
 
 
@@ -285,27 +292,37 @@ def test_export_and_save(page, view):
 def test_shown_twice_both_views_keep_step(page, view):
     run_cell(page, 1)
     second = page.locator(".bgcs-explorer").nth(1)
-    second.locator("canvas").wait_for(timeout=10_000)
+    second.locator("canvas").wait_for()
     view.locator(".plot").scroll_into_view_if_needed()
     drag(view, box(0.01, 0.01, 0.5, 0.99))
-    page.wait_for_timeout(300)
-    assert selected(second) == selected(view) > 0
+    number = selected(view)
+    assert number > 0
+    second.get_by_text(f"{number} selected", exact=True).wait_for()
     page.locator(".jp-Notebook .jp-Cell").nth(1).locator(".jp-InputArea-editor").click()
     menu(page, "Edit", "Clear Cell Output")
 
 
+def in_theme(page, name):
+    "Change JupyterLab's theme, and wait until the canvas has followed."
+    light = str(name == "Light").lower()
+    page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {name}'}})")
+    page.wait_for_function(f"document.body.dataset.jpThemeLight == '{light}'")
+    page.wait_for_function("""(light) => {
+        const canvas = document.querySelector('.bgcs-explorer canvas');
+        const pixel = [...canvas.getContext('2d').getImageData(3, 3, 1, 1).data].slice(0, 3);
+        return light ? Math.min(...pixel) > 240 : Math.max(...pixel) < 40;
+    }""", arg=name == "Light")
+
+
 def test_dark_theme(page, view):
     drag(view, box(0.5, 0.01, 0.99, 0.99))
-    pixel = "e => [...e.getContext('2d').getImageData(3, 3, 1, 1).data].slice(0, 3)"
-    assert min(view.locator("canvas").evaluate(pixel)) > 240
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    page.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
-    page.wait_for_timeout(500)
-    shot(page, "explorer_dark")
-    assert max(view.locator("canvas").evaluate(pixel)) < 40
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
-    page.wait_for_function("document.body.dataset.jpThemeLight == 'true'")
-    page.wait_for_timeout(500)
+    in_theme(page, "Light")
+    in_theme(page, "Dark")
+    page.mouse.move(5, 400)
+    view.locator(".thumb img").nth(29).wait_for()
+    SHOTS.mkdir(exist_ok=True)
+    view.screenshot(path=SHOTS / "explorer_dark.png")
+    in_theme(page, "Light")
 
 
 def test_a_reloaded_page_has_the_view_as_it_was(page, view):
@@ -314,7 +331,7 @@ def test_a_reloaded_page_has_the_view_as_it_was(page, view):
     number = selected(view)
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     page.reload()
-    view.locator("canvas").wait_for(timeout=30_000)
+    view.locator("canvas").wait_for()
     view.locator(".thumb img").nth(29).wait_for()
     assert selected(view) == number
     view.get_by_role("button", name="Clear").click()
@@ -330,21 +347,31 @@ def test_the_picture_of_the_documentation(page, view):
     page.mouse.move(5, 400)
     SHOTS.mkdir(exist_ok=True)
     view.screenshot(path=SHOTS / "explorer.png")
-    if os.environ.get("BGCS_REFRESH_IMAGES"): shutil.copy(SHOTS / "explorer.png", ROOT / "nbs" / "images" / "explorer.png")
+    if not os.environ.get("BGCS_REFRESH_IMAGES"): return
+    shutil.copy(SHOTS / "explorer.png", ROOT / "nbs" / "images" / "explorer.png")
 
 
 MEASURE = """
-(kind) => {
-  const canvas = [...document.querySelectorAll('.bgcs-explorer canvas')].at(-1), card = canvas.parentElement.querySelector('.card');
-  window.waits = [];
-  canvas.addEventListener('pointermove', e => requestAnimationFrame(() => setTimeout(() => window.waits.push(performance.now() - e.timeStamp))));
-  window.pictures = [];
-  let since = 0;
-  canvas.addEventListener('pointermove', e => { since = e.timeStamp; });
-  new MutationObserver(() => { if (card.querySelector('img')) window.pictures.push(performance.now() - since); }).observe(card, {childList: true});
+() => {
+  const view = [...document.querySelectorAll('.bgcs-explorer')].at(-1);
+  const canvas = view.querySelector('canvas');
+  const card = view.querySelector('.card');
+  let moved = 0;
+  Object.assign(window, { waits: [], pictures: [] });
+  canvas.addEventListener('pointermove', (e) => {
+    moved = e.timeStamp;
+    requestAnimationFrame(() => setTimeout(() => window.waits.push(performance.now() - e.timeStamp)));
+  });
+  const seen = new MutationObserver(() => {
+    if (card.querySelector('img')) window.pictures.push(performance.now() - moved);
+  });
+  seen.observe(card, { childList: true });
+  const look = () => {
+    if (view.querySelectorAll('.thumb img').length >= 30) window.shown = Date.now();
+    else setTimeout(look, 5);
+  };
   canvas.addEventListener('pointerup', () => {
     window.released = Date.now();
-    const look = () => [...document.querySelectorAll('.bgcs-explorer')].at(-1).querySelectorAll('.thumb img').length >= 30 ? window.shown = Date.now() : setTimeout(look, 5);
     look();
   });
 }
@@ -353,11 +380,12 @@ MEASURE = """
 
 def test_50_000_points_keep_up_with_the_hand(page):
     run_cell(page, 3)
-    page.locator(".jp-Cell").nth(3).locator(".bgcs-explorer canvas").wait_for(timeout=90_000)
+    page.locator(".jp-Cell").nth(3).locator(".bgcs-explorer canvas").wait_for()
     view = page.locator(".bgcs-explorer").last
     view.scroll_into_view_if_needed()
     said(view, "50,000 background-only images")
     idle(page)
+    slow = slowness(page)
     page.evaluate(MEASURE)
     canvas = view.locator("canvas").bounding_box()
     at = lambda fx, fy: (canvas["x"] + fx * canvas["width"], canvas["y"] + fy * canvas["height"])
@@ -381,27 +409,31 @@ def test_50_000_points_keep_up_with_the_hand(page):
         (page.folder / "heard.json").unlink(missing_ok=True)
         page.evaluate("window.shown = 0")
         drag(view, [(cx + 0.18 * np.cos(a), 0.5 + 0.49 * np.sin(a)) for a in np.linspace(0, 6.2, 60)], steps=1)
-        page.wait_for_function("window.shown > 0", timeout=20_000)
+        page.wait_for_function("window.shown > 0")
         heard, number = read_json(page, "heard.json")
-        lassos.append([1000 * heard - page.evaluate("window.released"), page.evaluate("window.shown - window.released")])
+        released, shown = page.evaluate("[window.released, window.shown]")
+        lassos.append([1000 * heard - released, shown - released])
         page.keyboard.press("Escape")
         said(view, "50,000 background-only images")
     drag(view, box(0.01, 0.01, 0.6, 0.99))
     page.wait_for_timeout(500)
     shot(page, "explorer_50000")
-    middle, most = lambda values: float(np.median(values)), lambda values: float(np.quantile(values, 0.9))
-    times = {"hover": middle(hover), "hover, 9 of 10": most(hover), "its picture": middle(pictures), "pan": middle(pan), "pan, 9 of 10": most(pan)} | dict(zip(("lasso to Python", "thumbnails"), np.median(lassos, 0)))
-    print(f"\n50,000 points, {number} in the lasso:", ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items()), "; all lassos", np.round(lassos).tolist())
+    slow = max(slow, slowness(page))
+    to_python, thumbnails = np.median(lassos, 0)
+    hovering, picture, panning = (float(np.median(times)) for times in (hover, pictures, pan))
+    print(f"\n50,000 points, {number} in the lasso, {slow:.1f} times as slow as a quiet machine: "
+          f"hover {hovering:.0f} ms, its picture {picture:.0f} ms, pan {panning:.0f} ms, "
+          f"lasso to Python {to_python:.0f} ms, thumbnails {thumbnails:.0f} ms; all lassos {np.round(lassos).tolist()}")
     assert number > 1000 and len(hover) >= 20 and len(pan) >= 20 and pictures
-    assert times["hover"] < 100 and times["its picture"] < 200 and times["pan"] < 100
-    assert times["lasso to Python"] < 1000 and times["thumbnails"] < 2000  # twice what is promised, for machines that have other work
+    assert hovering < 100 * slow and picture < 200 * slow and panning < 100 * slow
+    assert to_python < 1000 * slow and thumbnails < 2000 * slow  # twice what is promised
 
 
 def test_a_restarted_kernel_leaves_a_view_that_says_so(page):
     page.evaluate("void jupyterapp.commands.execute('kernelmenu:restart')")
     page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
     view = page.locator(".bgcs-explorer").last
-    view.get_by_text("No kernel stands behind this view").wait_for(timeout=20_000)
+    view.get_by_text("No kernel stands behind this view").wait_for()
     view.scroll_into_view_if_needed()
     shot(page, "explorer_stale")
     assert not page.errors

@@ -1,4 +1,6 @@
 """Image sets: the table of arrays, folders, lists, tables and HDF5 files that are refused, and what is left of those that are mended."""
+import re
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -14,11 +16,6 @@ RNG = np.random.default_rng(0)
 
 
 def noise(*shape): return RNG.random(shape, np.float32)
-
-
-def refused(says, call, *args, **options):
-    with pytest.raises(ValueError) as error: call(*args, **options)
-    assert says in str(error.value)
 
 
 TWO = noise(2, 8, 8)
@@ -40,7 +37,8 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("says, arrays, options", ARRAYS, ids=[case[0] for case in ARRAYS])
-def test_arrays_that_make_no_set(says, arrays, options): refused(says, from_arrays, *arrays, **options)
+def test_arrays_that_make_no_set(says, arrays, options):
+    with pytest.raises(ValueError, match=re.escape(says)): from_arrays(*arrays, **options)
 
 
 @pytest.mark.parametrize("shape, expected", [((8, 9, 3), (3, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((32, 32, 7), (7, 32, 32))])
@@ -57,8 +55,8 @@ def test_masks_of_arrays():
 def test_broken_arrays():
     broken = noise(4, 8, 8)
     broken[1, 2, 2], broken[3] = np.nan, 0.5
-    refused("2 of 6 images cannot be used", from_arrays, TWO, broken)
-    refused("background-only images[1] holds 1 values that are NaN", from_arrays, TWO, broken)
+    what = r"(?s)2 of 6 images cannot be used.*background-only images\[1\] holds 1 values that are NaN"
+    with pytest.raises(ImageSetError, match=what): from_arrays(TWO, broken)
     columns = {"masks": np.ones((2, 8, 8)), "object_source": [0, 1], "background_source": [2, 3, 4, 5]}
     with pytest.warns(UserWarning, match="left out"): some = from_arrays(TWO, broken, **columns, on_bad="skip")
     assert len(some) == len(some.masks) == 4 and some.source.tolist() == [0, 1, 2, 4] and len(some.skipped) == 2
@@ -69,9 +67,11 @@ def folders(tmp_path):
     for kind in ("with", "without"):
         (tmp_path / kind).mkdir()
         for i in range(6):
-            Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(tmp_path / kind / f"line{i // 2}_{i:04}.png")
+            image = RNG.integers(0, 256, (40, 48), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / kind / f"line{i // 2}_{i:04}.png")
     (tmp_path / "masks").mkdir()
-    for file in (tmp_path / "with").iterdir(): Image.fromarray(np.eye(40, 48, dtype=np.uint8)).save(tmp_path / "masks" / file.name)
+    for file in (tmp_path / "with").iterdir():
+        Image.fromarray(np.eye(40, 48, dtype=np.uint8)).save(tmp_path / "masks" / file.name)
     return tmp_path
 
 
@@ -83,75 +83,115 @@ def test_names_that_both_folders_hold_are_told_apart(folders):
     assert same.names[0] == "with/line0_0000.png" and same.names[6] == "without/line0_0000.png"
 
 
-def test_folders_that_make_no_set(folders):
+@pytest.mark.parametrize("objects, says", [
+    ("empty", "holds no image"),
+    ("nowhere", "is not a folder"),
+    ("without", "named both as object images and as background-only images"),
+])
+def test_folders_that_make_no_set(objects, says, folders):
     (folders / "empty").mkdir()
-    refused("holds no image", from_folders, folders / "empty", folders / "without")
-    refused("is not a folder", from_folders, folders / "nowhere", folders / "without")
-    refused("named both as object images and as background-only images", from_folders, *[folders / "without"] * 2)
+    with pytest.raises(ImageSetError, match=says): from_folders(folders / objects, folders / "without")
 
 
 def test_masks_that_are_missing_or_of_another_size(folders):
-    three = folders / "with", folders / "without", folders / "masks"
-    (folders / "masks" / "line0_0000.png").unlink()
-    refused("1 object images have no mask of the same name", from_folders, *three)
-    Image.fromarray(np.eye(10, dtype=np.uint8)).save(folders / "masks" / "line0_0000.png")
-    refused("line0_0000.png is 10×10, and its image 40×48", from_folders, *three)
+    three, mask = (folders / "with", folders / "without", folders / "masks"), folders / "masks" / "line0_0000.png"
+    mask.unlink()
+    with pytest.raises(ImageSetError, match="1 object images have no mask of the same name"): from_folders(*three)
+    Image.fromarray(np.eye(10, dtype=np.uint8)).save(mask)
+    with pytest.raises(ImageSetError, match="line0_0000.png is 10×10, and its image 40×48"): from_folders(*three)
 
 
-def test_lists_of_files(tmp_path):
+@pytest.fixture
+def stacks(tmp_path):
     files = [tmp_path / "a.tif", tmp_path / "b.tif"]
-    for file in files: tifffile.imwrite(file, RNG.integers(0, 255, (3, 30, 40), dtype=np.uint8), photometric="minisblack")
-    slices = from_files(files, [1, 0], pages="images")
+    for file in files:
+        tifffile.imwrite(file, RNG.integers(0, 255, (3, 30, 40), dtype=np.uint8), photometric="minisblack")
+    return files
+
+
+def test_pages(stacks):
+    slices = from_files(stacks, [1, 0], pages="images")
     assert len(slices) == 6 and slices.names[4].endswith("b.tif (page 1)")
-    assert from_files(files, [1, 0], pages="channels").shape == (3, 30, 40)
-    assert from_files(files, [1, 0], pages=2).shape == (1, 30, 40)
-    refused("pages='images'", from_files, files, [1, 0])
-    refused("pages='all'; expected 'images', 'channels' or a number", from_files, files, [1, 0], pages="all")
-    refused("presence values are not binary", from_files, files, [1, 2], pages=0)
-    refused("a.tif: presence is 'maybe'", from_files, files, ["maybe", "0"], pages=0)
-    refused("2 files and 3 entries of source", from_files, files, [1, 0], source=[1, 2, 3], pages=0)
-    refused("on_bad='ignore'", from_files, files, [1, 0], pages=0, on_bad="ignore")
-    refused("resize=(0, 5)", from_files, files, [1, 0], pages=0, resize=(0, 5))
-    refused("There are no files to read", from_files, [], [])
+    assert from_files(stacks, [1, 0], pages="channels").shape == (3, 30, 40)
+    assert from_files(stacks, [1, 0], pages=2).shape == (1, 30, 40)
+
+
+@pytest.mark.parametrize("says, presence, options", [
+    ("pages='images'", [1, 0], {}),
+    ("pages='all'; expected 'images', 'channels' or a number", [1, 0], {"pages": "all"}),
+    ("presence values are not binary", [1, 2], {"pages": 0}),
+    ("a.tif: presence is 'maybe'", ["maybe", "0"], {"pages": 0}),
+    ("2 files and 3 entries of source", [1, 0], {"pages": 0, "source": [1, 2, 3]}),
+    ("on_bad='ignore'", [1, 0], {"pages": 0, "on_bad": "ignore"}),
+    ("resize=(0, 5)", [1, 0], {"pages": 0, "resize": (0, 5)}),
+])
+def test_lists_that_make_no_set(says, presence, options, stacks):
+    with pytest.raises(ValueError, match=re.escape(says)): from_files(stacks, presence, **options)
+
+
+def test_an_empty_list():
+    with pytest.raises(ImageSetError, match="There are no files to read"): from_files([], [])
+
+
+NAMES = [f"line{i // 2}_{i:04}.png" for i in range(6)]
+FILES = [f"with/{name}" for name in NAMES] + [f"without/{name}" for name in NAMES]
+TABLE = pd.DataFrame({"file": FILES, "presence": ["yes"] * 6 + ["no"] * 6})
+WITH_MASKS = TABLE.assign(mask=[f"masks/{name}" for name in NAMES] + [None] * 6)
 
 
 def test_tables(folders):
-    names = [f"line{i // 2}_{i:04}.png" for i in range(6)]
-    frame = pd.DataFrame({"file": [f"with/{n}" for n in names] + [f"without/{n}" for n in names], "presence": ["yes"] * 6 + ["no"] * 6})
     by_folders = from_folders(folders / "with", folders / "without", folders / "masks")
-    assert torch.equal(from_table(frame.assign(presence=frame.presence == "yes"), folders).images, by_folders.images)
-    refused("no column 'label'", from_table, frame, folders, presence="label")
-    refused("row 2: ", from_table, frame.assign(file=frame.file.where(frame.index != 1, "gone.png")), folders)
-    refused("row 2: no file named", from_table, frame.assign(file=frame.file.where(frame.index != 1, None)), folders)
-    refused("or twice", from_table, pd.concat([frame, frame[:1]]), folders)
-    with_masks = frame.assign(mask=[f"masks/{n}" for n in names] + [None] * 6)
-    assert torch.equal(from_table(with_masks, folders).masks, by_folders.masks)
-    bare = with_masks.assign(mask=with_masks["mask"].where(with_masks.index != 2, None))
-    refused("1 object images have no mask, where others have", from_table, bare, folders)
-    assert from_table(with_masks.assign(mask=None), folders).masks is None
+    assert torch.equal(from_table(TABLE.assign(presence=TABLE.presence == "yes"), folders).images, by_folders.images)
+    assert torch.equal(from_table(WITH_MASKS, folders).masks, by_folders.masks)
+    assert from_table(WITH_MASKS.assign(mask=None), folders).masks is None
 
 
-def test_hdf5(tmp_path):
-    path = tmp_path / "survey.h5"
-    with h5py.File(path, "w") as file:
+@pytest.mark.parametrize("says, table, options", [
+    ("no column 'label'", TABLE, {"presence": "label"}),
+    ("row 2: ", TABLE.assign(file=TABLE.file.where(TABLE.index != 1, "gone.png")), {}),
+    ("row 2: no file named", TABLE.assign(file=TABLE.file.where(TABLE.index != 1, None)), {}),
+    ("row 2: no file named", TABLE.assign(file=TABLE.file.where(TABLE.index != 1, None)), {"on_bad": "skip"}),
+    ("or twice", pd.concat([TABLE, TABLE[:1]]), {}),
+    ("1 object images have no mask, where others have", WITH_MASKS.assign(mask=WITH_MASKS["mask"].where(TABLE.index != 2, None)), {}),
+    ("The table has no rows", TABLE[:0], {}),
+])
+def test_tables_that_make_no_set(says, table, options, folders):
+    with pytest.raises(ImageSetError, match=says): from_table(table, folders, **options)
+
+
+@pytest.fixture
+def hdf5(tmp_path):
+    with h5py.File(tmp_path / "survey.h5", "w") as file:
         file["amplitude"], file["debris"] = 9000 * noise(12, 40, 48), np.arange(12) < 6
         file["line"], file["marks"] = np.arange(12), np.zeros((12, 40, 40))
-    refused("holds no data set 'images'", from_hdf5, path)
-    refused("(n, h, w)", from_hdf5, path, "line", "debris")
-    refused("not binary", from_hdf5, path, "amplitude", "line", normalization="zscore")
-    refused("expected [0, 1]", from_hdf5, path, "amplitude", "debris")
-    refused("expected [0, 1]", from_hdf5(path, "amplitude", "debris", lazy=True).packed, tmp_path / "cache")
-    refused("12 masks of 1×40×40 for 12 images of 1×40×48", from_hdf5, path, "amplitude", "debris", masks="marks")
-    (tmp_path / "cut.h5").write_bytes(path.read_bytes()[:5000])
-    refused("damaged or cut short", from_hdf5, tmp_path / "cut.h5")
+    return tmp_path / "survey.h5"
+
+
+@pytest.mark.parametrize("says, names, options", [
+    ("holds no data set 'images'", (), {}),
+    ("(n, h, w)", ("line", "debris"), {}),
+    ("not binary", ("amplitude", "line"), {"normalization": "zscore"}),
+    ("expected [0, 1]", ("amplitude", "debris"), {}),
+    ("expected [0, 1]", ("amplitude", "debris"), {"lazy": True}),
+    ("12 masks of 1×40×40 for 12 images of 1×40×48", ("amplitude", "debris"), {"masks": "marks"}),
+])
+def test_hdf5_that_makes_no_set(says, names, options, hdf5, tmp_path):
+    with pytest.raises(ImageSetError, match=re.escape(says)): from_hdf5(hdf5, *names, **options).packed(tmp_path / "cache")
+
+
+def test_hdf5_that_is_cut_short(hdf5):
+    hdf5.write_bytes(hdf5.read_bytes()[:5000])
+    with pytest.raises(ImageSetError, match="damaged or cut short"): from_hdf5(hdf5)
 
 
 def test_data_sets_of_torchvisions_kind():
+    def shows(target): return target == 0
     pairs = [(Image.fromarray(RNG.integers(0, 256, (32, 32), dtype=np.uint8)), k % 3) for k in range(12)]
-    made = from_dataset(pairs, presence=lambda target: target == 0, source=lambda target: target)
+    made = from_dataset(pairs, presence=shows, source=lambda target: target)
     assert int(made.presence.sum()) == 4 and sorted(made.source.tolist()) == [0] * 4 + [1] * 4 + [2] * 4
     pairs[5] = Image.new("L", (40, 32)), 0
-    refused("Images of the data set differ: (1, 32, 32) uint8, (1, 32, 40) uint8", from_dataset, pairs, lambda target: target == 0)
+    forms = re.escape("Images of the data set differ: (1, 32, 32) uint8, (1, 32, 40) uint8")
+    with pytest.raises(ImageSetError, match=forms): from_dataset(pairs, presence=shows)
 
 
 @pytest.mark.parametrize("n, columns, pictures", [(20, 10, 30), (4, 10, 8), (7, 3, 18), (1, 1, 2)])

@@ -4,28 +4,33 @@ import pytest
 from conftest import QUICKSTART, TINY
 from lab import idle, needs_browser, open_notebook, run_all, shot
 
-from bgcs.runs.notebooks import with_parameters
+from bgcs.runs.notebooks import _with_parameters
 
 pytestmark = needs_browser
+PATIENCE = 900  # seconds, which only a hang takes
 
 
 @pytest.fixture(scope="module")
 def quickstart(lab, browser):
     "The quickstart on tiny settings, opened and run from top to bottom; gives the page and the folder."
-    notebook, root = with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"}), lab[2]
+    notebook, root = _with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"}), lab[2]
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     page = open_notebook(lab, browser, "quickstart", notebook)
+    page.set_default_timeout(1000 * PATIENCE)
     run_all(page)
-    wait_for_file(root / "run" / "model" / "segmenter.safetensors", 240, page)
-    idle(page)
+    wait_for_file(root / "run" / "model" / "segmenter.safetensors", page)
+    idle(page, PATIENCE)
     yield page, root
 
 
-def wait_for_file(path, seconds, page):
-    for _ in range(seconds):
+STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
+
+
+def wait_for_file(path, page):
+    for _ in range(PATIENCE):
         if path.exists(): return
-        if page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'] >> text=Error").count(): break
+        if page.locator(f"{STDERR} >> text=Error").count(): break
         page.wait_for_timeout(1000)
     shot(page, "failed")
     raise AssertionError(f"{path} did not appear; the page shows:\n{page.locator('.jp-Notebook').inner_text()[-2000:]}")
@@ -34,7 +39,7 @@ def wait_for_file(path, seconds, page):
 def view(page, name):
     "A view, scrolled to."
     found = page.locator(f".bgcs-{name}").first
-    for _ in range(60):  # JupyterLab draws only the cells near the visible ones
+    for _ in range(5 * PATIENCE):  # JupyterLab draws only the cells near the visible ones
         if found.count() and found.is_visible(): break
         page.mouse.move(600, 600)
         page.mouse.wheel(0, 400)
@@ -63,10 +68,11 @@ def test_clusters_show_and_a_lasso_shows_their_images(quickstart):
     box = explorer.locator("canvas").bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
-    for fx, fy in ((0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.02)): page.mouse.move(box["x"] + fx * box["width"], box["y"] + fy * box["height"], steps=5)
+    for x, y in ((0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.02)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
     page.mouse.up()
-    page.wait_for_function("document.querySelector('.bgcs-explorer').innerText.includes('80 selected')", timeout=10_000)
-    explorer.locator(".thumb img").nth(29).wait_for(timeout=10_000)
+    page.wait_for_function("document.querySelector('.bgcs-explorer').innerText.includes('80 selected')")
+    explorer.locator(".thumb img").nth(29).wait_for()
     shot(page, "clusters")
 
 
@@ -74,12 +80,10 @@ def test_composites_follow_the_target_cluster(quickstart):
     page, _ = quickstart
     to_top(page)
     viewer = view(page, "composite-viewer")
-    picture = viewer.locator("img").nth(2)
-    before = picture.get_attribute("src")
-    viewer.locator("select").select_option(index=2)
-    page.wait_for_function("(old) => document.querySelectorAll('.bgcs-composite-viewer img')[2].src != old", arg=before, timeout=10_000)
+    viewer.get_by_label("before").select_option(index=2)
+    viewer.get_by_text("backgrounds of cluster 2").wait_for()
     shot(page, "composites")
-    assert "backgrounds of cluster 2" in viewer.inner_text() and picture.evaluate("e => e.naturalWidth") > 300
+    assert viewer.locator("img").nth(2).evaluate("e => e.naturalWidth") > 300
 
 
 def test_training_shows_masks_and_turns_back(quickstart):
@@ -91,7 +95,8 @@ def test_training_shows_masks_and_turns_back(quickstart):
     last = masks.get_attribute("src")
     monitor.get_by_role("slider").focus()
     for _ in range(11): page.keyboard.press("ArrowLeft")
-    page.wait_for_function("(old) => { const e = document.querySelector('.bgcs-training-monitor'); return e.innerText.includes('epoch 1,') && e.querySelector('img').src != old; }", arg=last, timeout=10_000)
+    monitor.get_by_text("round 1,").wait_for()
+    page.wait_for_function("old => document.querySelector('.bgcs-training-monitor img').src !== old", arg=last)
     shot(page, "training")
 
 
@@ -120,9 +125,10 @@ from_folders("with", "without")"""
 def own_images(lab, browser):
     "A newcomer's notebook on folders of images, run from top to bottom; gives the page."
     page = open_notebook(lab, browser, "own", OWN_IMAGES.split("\n---\n"))
+    page.set_default_timeout(1000 * PATIENCE)
     run_all(page)
-    page.get_by_text("Bring milk").first.wait_for(timeout=60_000)
-    page.get_by_text("is not an image, whatever its name says").first.wait_for(timeout=180_000)
+    page.get_by_text("Bring milk").first.wait_for()
+    page.get_by_text("is not an image, whatever its name says").first.wait_for()
     yield page
     shot(page, "own_images")
 
@@ -130,6 +136,7 @@ def own_images(lab, browser):
 def test_own_images(own_images):
     text = own_images.locator(".jp-Notebook").inner_text()
     assert "ImageSet(1500 object + 1500 background-only images of 32×32, 1 channel; read when used)" in text
-    assert "1500 object images, 1500 background-only images of 32×32, 1 channel; normalisation unit" in text and "duplicates across training, validation and test" in text
+    assert "1500 object images, 1500 background-only images of 32×32, 1 channel; normalisation unit" in text
+    assert "duplicates across training, validation and test" in text
     assert own_images.locator(".jp-OutputArea-output img").count() >= 1
     assert "1 of 3001 images cannot be used" in text and "on_bad='skip'" in text

@@ -13,7 +13,7 @@ ONE = {name: "sets n_clusters=1, which leaves nothing to balance and is refused"
     "check_fit2d_1feature")}
 
 class AtLeastTwo(SinkhornKMeans):
-    "Reads one cluster as two, to see that nothing else is amiss in the checks that set n_clusters=1."
+    "Reads one cluster as two, to see that nothing else is wrong in the checks that set n_clusters=1."
     def fit(self, X, y=None):
         asked, self.n_clusters = self.n_clusters, max(2, self.n_clusters)
         try: return super().fit(X)

@@ -23,7 +23,8 @@ from bgcs.data.files import ImageSetError, image_info
 from bgcs.data.images import from_arrays, from_folders
 from bgcs.data.intensity import Normalization
 from bgcs.data.patches import cut_patches, sonar_sides
-from bgcs.masks.predict import Tiling, axis_weights, find_objects, predict_files, predict_large, presence_score
+from bgcs.masks.predict import (_axis_weights, _epsg, _map_coordinates, _overlay, _presence_score, _stems, find_objects, predict_files,
+                                predict_large)
 from bgcs.masks.segment import Segmenter
 from reference import lay_back
 
@@ -34,7 +35,7 @@ def same(images): return images
 def model(channels=1, seed=0, normalization=Normalization()):
     "A segmenter with weights drawn, not learned: its masks are as good as any for moving files about."
     segmenter = Segmenter(channels, base_width=4, depth=1, random_state=seed).eval()
-    segmenter.normalization = normalization
+    segmenter.normalization_ = normalization
     net = segmenter.averaged.module
     with torch.no_grad():
         net.head.weight.mul_(500)
@@ -79,7 +80,7 @@ def test_what_is_cut_is_laid_back(h, w, tile, overlap, blend, batch_size, channe
 @given(length=st.integers(1, 300), side=st.integers(1, 80), overlap=st.floats(0, 0.95), blend=st.sampled_from(["hann", "mean"]))
 def test_weights_sum_to_one(length, side, overlap, blend):
     length = max(length, side)
-    starts, weights = axis_weights(length, side, overlap, blend)
+    starts, weights = _axis_weights(length, side, overlap, blend)
     total = np.zeros(length)
     for start, own in zip(starts, weights): total[start:start + side] += own
     assert np.abs(total - 1).max() < 1e-5 and (weights > 0).all()
@@ -108,7 +109,7 @@ def test_tiles_look_as_patches_did_in_training(normalization):
     class Watch:
         def predict(self, images): seen.append(images.numpy().copy()); return images
     watch = Watch()
-    watch.normalization = normalization
+    watch.normalization_ = normalization
     predict_large(watch, sonar, tile=32, resize=16)
     tiles = np.concatenate(seen)
     assert tiles.shape == trained.shape
@@ -172,7 +173,21 @@ def test_sixteen_bits_fill_their_range():
     assert np.abs(predict_large(same, image, tile=32) - image / 65535).max() < 1e-6
 
 
-@pytest.mark.parametrize("wrong, text", [(dict(tile=2), "tile=2"), (dict(tile=32, overlap=1), "overlap=1"), (dict(tile=32, overlap=-0.1), "overlap=-0.1"), (dict(tile=32, resize=(16, 8)), "square"), (dict(blend="max"), "'hann' or 'mean'"), (dict(tile="32"), "whole number"), (dict(tile=32, resize=2.5), "resize=2.5")])
+@pytest.mark.parametrize("wrong, text", [
+    (dict(tile=2), "tile=2; expected a whole number of pixels, at least"),
+    (dict(tile="32"), "tile='32'; expected a whole number of pixels"),
+    (dict(tile=2.5), "tile=2.5"),
+    (dict(tile=True), "tile=True"),
+    (dict(tile=32, overlap=1), "overlap=1; expected a share"),
+    (dict(tile=32, overlap=-0.1), "overlap=-0.1"),
+    (dict(tile=32, resize=(16, 8)), "square"),
+    (dict(resize=(16, 8, 3)), "expected a number of pixels, or"),
+    (dict(tile=32, resize=2.5), "resize=2.5"),
+    (dict(tile=64, resize=0), "resize=0"),
+    (dict(tile=32, blend="max"), "blend='max' is not known; expected one of 'hann', 'mean'"),
+    (dict(batch_size=0), "batch_size=0; expected a whole number, at least 1"),
+    (dict(flip="both"), "is for segmenters, and function has no .predict"),
+])
 def test_wrong_tilings(wrong, text):
     with pytest.raises(ValueError, match=text): predict_large(same, noise(40, 50), **wrong)
 
@@ -183,7 +198,11 @@ def test_wrong_images_and_models():
     with pytest.raises(ImageSetError, match=r"expected \(h, w\)"): predict_large(same, np.ones((2, 3, 9, 9)))
     with pytest.raises(ImageSetError, match="0×5 pixels"): predict_large(same, np.ones((0, 5)))
     with pytest.raises(ImageSetError, match="type int32"): predict_large(same, np.ones((9, 9), np.int32))
-    with pytest.raises(ImageSetError, match="one piece"): predict_large(same, np.zeros((3000, 3000), np.uint8))
+    with pytest.raises(ImageSetError, match="one piece. Say tile="): predict_large(same, np.zeros((3000, 3000), np.uint8))
+    with pytest.raises(ImageSetError, match="floats from 0 to 7"): predict_large(same, np.arange(8.0)[:, None].repeat(9, 1))
+    with pytest.raises(ImageSetError, match="found none"): predict_large(same, np.zeros((9, 9)), regions=lambda image: [])
+    with pytest.raises(ValueError, match="NaN in the masks"): predict_large(lambda images: images * np.nan, noise(40, 50), tile=32)
+    with pytest.raises(ValueError, match="not been fitted"): predict_files(Segmenter(), ["a.png"], "out")
     with pytest.raises(ValueError, match="take their sigmoid"): predict_large(lambda images: images * 9, noise(40, 50), tile=32)
     with pytest.raises(ValueError, match="of shape"): predict_large(lambda images: images[..., :-1], noise(40, 50), tile=32)
     with pytest.raises(ValueError, match="expected a function from images to masks"): predict_large("model", noise(40, 50), tile=32)
@@ -193,10 +212,10 @@ def test_wrong_images_and_models():
 
 def test_presence_sees_one_small_object_in_a_large_image():
     mask = np.full((900, 1200), 0.02, np.float32)
-    before = presence_score(mask, 64)
+    before = _presence_score(mask, 64)
     mask[700:716, 300:320] = 0.95
-    assert before == pytest.approx(0.02) and presence_score(mask, 64) > 0.9 > 0.1 > presence_score(mask)
-    assert presence_score(np.full((50, 60), np.nan), 32) == 0
+    assert before == pytest.approx(0.02) and _presence_score(mask, 64) > 0.9 > 0.1 > _presence_score(mask)
+    assert _presence_score(np.full((50, 60), np.nan), 32) == 0
 
 
 def test_objects_against_a_slow_count():
@@ -209,6 +228,37 @@ def test_objects_against_a_slow_count():
         assert (row.top, row.left, row.bottom, row.right) == (ys.min(), xs.min(), ys.max() + 1, xs.max() + 1)
         assert row.mean_probability == pytest.approx(mask[where].mean()) and row.max_probability == mask[where].max()
     assert np.array_equal(labels > 0, mask >= 0.7)
+
+
+def test_presence_of_windows_larger_than_the_image():
+    spot = np.zeros((100, 200), np.float32)
+    spot[50:60, 80:90] = 0.8
+    assert _presence_score(np.where(spot > 0, spot, np.nan), 40) == pytest.approx(0.8)
+    assert _presence_score(spot[:20, :7], 40) == 0 and 0 < _presence_score(spot[50:, 80:], 400) <= 0.8
+    with pytest.raises(ValueError, match="share=0"): _presence_score(spot, 40, 0)
+
+
+def test_no_object_gives_an_empty_table_of_the_same_columns():
+    pieces, table = find_objects(np.full((20, 30), np.nan), 0.0)
+    assert not pieces.any() and len(table) == 0 and list(table) == list(find_objects(np.eye(3))[1])
+    with pytest.raises(ValueError, match="threshold=50"): find_objects(np.eye(3), 50)
+
+
+def test_what_geotiffs_leave_unsaid():
+    assert _map_coordinates(0, 0, {}) is None and _epsg({}) is None
+    assert _epsg({"ProjectedCSTypeGeoKey": 32633}) == 32633 and _epsg({"GeographicTypeGeoKey": 4326}) == 4326
+    assert _epsg({"ProjectedCSTypeGeoKey": 32767}) is None  # one of the file's own
+
+
+def test_overlays_of_images_without_contrast():
+    empty = np.zeros((9, 9), bool)
+    assert not _overlay(np.full((3, 9, 9), np.nan), empty).any() and not _overlay(np.full((1, 9, 9), 7), empty).any()
+    with pytest.raises(ValueError, match="the mask has shape"): _overlay(np.zeros((1, 9, 9)), empty[:5])
+
+
+def test_names_of_masks_by_case():
+    assert _stems(["a.png", "A.PNG"]) == {"a.png": "a", "A.PNG": "A.PNG"}
+    assert list(_stems(["x.png", "X.png", "x.PNG", "x.Png"]).values()) == ["x", "X.png", "x.PNG_2", "x.Png_3"]
 
 
 # ---- files
@@ -224,7 +274,7 @@ def test_files_are_what_predict_large_gives(survey, tmp_path):
         assert soft.dtype == np.uint16 and np.abs(soft / 65535 - expected).max() < 1e-4 and mask.dtype == np.uint8 and drawn.shape == (*mask.shape, 3)
         labels, table = find_objects(expected, 0.55, 4)
         assert np.array_equal(mask, (labels > 0) * np.uint8(255)) and row.objects == len(table) == (found.objects.file == row.file).sum()
-        assert row.presence == pytest.approx(presence_score(expected, 32), abs=1e-6) and row.area_share == pytest.approx((labels > 0).mean()) and row.unseen_share == 0
+        assert row.presence == pytest.approx(_presence_score(expected, 32), abs=1e-6) and row.area_share == pytest.approx((labels > 0).mean()) and row.unseen_share == 0
     written = pd.read_csv(tmp_path / "out" / "images.csv", keep_default_na=False)
     assert written.file.tolist() == found.images.file.tolist() and written["mask"].tolist() == [f"masks/{file}" for file in written.file] and set(written.problem) == {""}
     assert len(pd.read_csv(tmp_path / "out" / "table.csv")) == len(found.objects) > 0
@@ -363,7 +413,15 @@ def test_nothing_usable_is_an_error_even_when_skipping(tmp_path):
     with pytest.raises(ImageSetError, match="is not there"): predict(model(), [tmp_path / "gone.png"], tmp_path / "out")
 
 
-@pytest.mark.parametrize("wrong, text", [(dict(on_bad="ignore"), "'error' or 'skip'"), (dict(threshold=50), "0 to 1"), (dict(batch_size=0), "batch_size=0"), (dict(threads=0), "threads=0"), (dict(min_area=0), "min_area=0"), (dict(overlap=1.0), "overlap=1.0"), (dict(flip="sideways"), "'both'")])
+@pytest.mark.parametrize("wrong, text", [
+    (dict(on_bad="ignore"), "on_bad='ignore' is not known; expected one of 'error', 'skip'"),
+    (dict(threshold=50), "0 to 1"),
+    (dict(batch_size=0), "batch_size=0"),
+    (dict(threads=0), "threads=0"),
+    (dict(min_area=0), "min_area=0; expected a whole number, at least 1"),
+    (dict(overlap=1.0), "overlap=1.0"),
+    (dict(flip="sideways"), "'both'"),
+])
 def test_wrong_settings(survey, tmp_path, wrong, text):
     with pytest.raises(ValueError, match=text): predict(model(), survey, tmp_path / "out", **wrong)
 

@@ -1,17 +1,21 @@
 """The page of a run holds all that is there and loads nothing; what is missing or damaged costs its own part only; nothing of a run becomes code."""
+import base64
 import errno
+import io
 import json
 import os
 import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from bgcs.backgrounds.cluster import BackgroundClusterer
 from bgcs.data.datasets import digits_on_textures
-from bgcs.runs.report import READING, data_uri, plot_losses, read_losses, read_run, warnings_of, write_report
+from bgcs.masks.segment import Segmenter
+from bgcs.runs.report import _READING, _read_run, _warnings_of, data_uri, plot_losses, read_losses, write_report
 
 CHROMIUM = os.environ.get("BGCS_CHROMIUM", "")
 FIGURES = ("images", "clusters", "plane", "losses", "scores", "masks", "composites")
@@ -31,15 +35,19 @@ def run(tmp_path, clusterer):
     "A whole run; its pictures are noise, its numbers made up."
     folder = tmp_path / "runs" / "a run"
     for i, name in enumerate(FIGURES): picture(folder / "figures" / f"{name}.png", i)
-    for epoch in range(1, 6): picture(folder / "figures" / "training" / f"masks_{epoch:03}.png", epoch)
+    for n in range(1, 6): picture(folder / "figures" / "training" / f"masks_{n:03}.png", n)
     clusterer.save(folder / "clusterer")
     (folder / "model").mkdir()
     (folder / "logs").mkdir()
     (folder / "logs" / "metrics.csv").write_text("epoch,step,loss,divergence\n0,0,3,\n0,1,2,0.5\n1,2,1,0.4\n")
     (folder / "settings.yaml").write_text("preset: some-preset\ndata:\n  set: some_data\nseed: 7\n")
     (folder / "description.txt").write_text("1200 object images, 800 background-only images of 32×32, 1 channel; normalisation unit\n! 4 images are exact copies\n")
-    for name, content in {"versions": {"torch": "2.x"}, "status": {"state": "finished", "seconds": {"training": 61}}, "metrics": {"iou": 0.71, "ap": 0.9, "f1": 0.83, "otsu_iou": 0.36, "otsu_ap": 0.7, "otsu_f1": 0.5}, "criteria": {name: 0.5 + i / 1000 for i, name in enumerate(READING)}}.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
+    contents = {
+        "versions": {"torch": "2.x"}, "status": {"state": "finished", "seconds": {"training": 61}},
+        "metrics": {"iou": 0.71, "ap": 0.9, "f1": 0.83, "otsu_iou": 0.36, "otsu_ap": 0.7, "otsu_f1": 0.5},
+        "criteria": {name: 0.5 + i / 1000 for i, name in enumerate(_READING)},
+    }
+    for name, content in contents.items(): (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
 
 
@@ -66,21 +74,25 @@ class Page(HTMLParser):
 def test_a_whole_run_is_told(run):
     page = Page(write_report(run))
     assert page.all("html")[0]["lang"] == "en" and len(page.all("img")) == 7 + 5 and all(img["alt"] for img in page.all("img"))
-    for words in ("some-preset", "data: some_data", "1,200 object images", "800 background-only images", "3 kinds of background", "0.710 IoU with true masks (Otsu 0.360)", "4 images are exact copies", "finished", "61 s of work", "seed: 7", "torch 2.x"): assert words in page.text, words
-    for name, (_, what) in READING.items(): assert f"{name} 0.5" in page.text and " ".join(what.split()) in page.text
-    assert page.text.index("IoU 0.710 0.360") < page.text.index("score 0.500") and f"bgcs predict '{run}' IMAGES" in page.text and f"Segmenter.load('{run}/model')" in page.text
+    said = ("some-preset", "data: some_data", "1,200 object images", "800 background-only images", "3 kinds of background",
+            "0.710 IoU with true masks (Otsu 0.360)", "4 images are exact copies", "finished", "61 s of work", "seed: 7",
+            "torch 2.x", f"bgcs predict '{run}' IMAGES", f"bgcs.load_run('{run}')")
+    for words in said: assert words in page.text, words
+    for name, (_, what) in _READING.items():
+        assert f"{name} 0.5" in page.text and " ".join(what.split()) in page.text
+    assert page.text.index("IoU 0.710 0.360") < page.text.index("score 0.500")
     assert "bgcs train --folder" not in page.text
 
 
 def test_it_loads_nothing_and_is_small(run):
-    for epoch in range(1, 60): picture(run / "figures" / "training" / f"masks_{epoch:03}.png", epoch, (300, 900))
+    for n in range(1, 60): picture(run / "figures" / "training" / f"masks_{n:03}.png", n, (300, 900))
     for name in FIGURES: picture(run / "figures" / f"{name}.png", 1, (900, 1400))
     path = write_report(run)
     page, html = Page(path), path.read_text()
     assert path.stat().st_size < 3e6 and len(page.all("img")) == 7 + 12
     assert all(img["src"].startswith("data:image/") for img in page.all("img")) and not page.all("link") and all("src" not in script for script in page.all("script"))
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttp", re.sub(r"data:image/[^\"]+", "", html))
-    assert [img["data-epoch"] for img in page.all("img") if "data-epoch" in img][::11] == ["1", "59"]
+    assert [img["data-round"] for img in page.all("img") if "data-round" in img][::11] == ["1", "59"]
 
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' {{ 7*7 }} {% raise %}"
@@ -89,39 +101,49 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' {{ 7*7 }} {% r
 def test_nothing_of_a_run_becomes_code(run, clusterer):
     (run / "settings.yaml").write_text(json.dumps({"preset": EVIL, "data": {"set": EVIL}}))
     (run / "description.txt").write_text(f"{EVIL}\n! {EVIL}\n")
-    for name in ("versions", "criteria", "metrics"): (run / f"{name}.json").write_text(json.dumps({EVIL: 1.0, "iou": 0.5} if name != "versions" else {EVIL: EVIL}))
+    for name in ("criteria", "metrics"): (run / f"{name}.json").write_text(json.dumps({EVIL: 1.0, "iou": 0.5}))
+    (run / "versions.json").write_text(json.dumps({EVIL: EVIL}))
     (run / "status.json").write_text(json.dumps({"state": EVIL, "stage": EVIL, "seconds": {EVIL: EVIL}, "error": EVIL}))
     named = BackgroundClusterer.load(run / "clusterer")
     named.edits_ = named.edits_.rename(0, EVIL)
     named.save(run / "clusterer")
     picture(run / "figures" / "a<b>&'.png")
     page = Page(write_report(run))
-    assert len(page.all("script")) == 1 and not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)] and all(img["src"].startswith("data:") for img in page.all("img"))
+    assert len(page.all("script")) == 1 and all(img["src"].startswith("data:") for img in page.all("img"))
+    assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
     assert page.text.count("alert(1)") > 5 and "{{ 7*7 }}" in page.text and "a<b>&'" in page.text
 
 
-@pytest.mark.parametrize("name, text", [("settings.yaml", "settings.yaml cannot be read"), ("versions.json", "versions.json cannot be read"), ("criteria.json", "criteria.json cannot be read"), ("metrics.json", "metrics.json cannot be read"), ("status.json", "status.json cannot be read"),
-                                        ("clusterer/clusterer.safetensors", "clusterer cannot be read"), ("figures/masks.png", "masks.png is no picture"), ("figures/training/masks_003.png", "masks_003.png is no picture")])
+@pytest.mark.parametrize("name, text", [
+    ("settings.yaml", "settings.yaml cannot be read"), ("versions.json", "versions.json cannot be read"),
+    ("criteria.json", "criteria.json cannot be read"), ("metrics.json", "metrics.json cannot be read"),
+    ("status.json", "status.json cannot be read"), ("clusterer/clusterer.safetensors", "clusterer cannot be read"),
+    ("model/segmenter.safetensors", "segmenter.safetensors cannot be read"),
+    ("figures/masks.png", "masks.png is no picture"),
+    ("figures/training/masks_003.png", "masks_003.png is no picture")])
 @pytest.mark.parametrize("content", [b"", b"{ \xff: [", b"[1, 2]"])
 def test_a_damaged_part_costs_only_itself(run, name, text, content):
     (run / name).write_bytes(content)
     page = Page(write_report(run))
-    if not (name == "settings.yaml" and content in (b"", b"[1, 2]")): assert text in page.text, page.text[:600]
+    readable = name == "settings.yaml" and content in (b"", b"[1, 2]")
+    assert readable or text in page.text, page.text[:600]
     assert "How to go on" in page.text and len(page.all("img")) >= 11
 
 
 def test_losses_are_drawn_where_no_picture_of_them_is(run):
     (run / "figures" / "losses.png").unlink()
-    assert "losses" in read_run(run)["pictures"]
+    assert "losses" in _read_run(run)["pictures"]
     (run / "logs" / "metrics.csv").write_text("")
-    found = read_run(run)
-    assert "losses" not in found["pictures"] and "there are no curves" in warnings_of(found)[-1]
+    found = _read_run(run)
+    assert "losses" not in found["pictures"] and "there are no curves" in _warnings_of(found)[-1]
     path = run / "logs" / "metrics.csv"
     path.write_text("epoch,step,loss,gone\n0,0,nan,\n0,1,2,\n")
     assert list(read_losses(path)) == ["loss"] and plot_losses(read_losses(path)).axes
 
 
-@pytest.mark.parametrize("missing, words", [("criteria.json", "There are no criteria"), ("metrics.json", "There are no true masks"), ("clusterer", "No clusters have been found"), ("description.txt", "have not been described")])
+@pytest.mark.parametrize("missing, words", [
+    ("criteria.json", "There are no criteria"), ("metrics.json", "There are no true masks"),
+    ("clusterer", "No clusters have been found"), ("description.txt", "have not been described")])
 def test_missing_parts_are_left_out_with_a_word(run, missing, words):
     (run / missing).rename(run / "elsewhere")
     assert words in Page(write_report(run)).text
@@ -136,7 +158,9 @@ def test_values_that_are_no_numbers(run):
 
 def test_predictions_are_shown(run):
     (run / "predictions").mkdir()
-    (run / "predictions" / "images.csv").write_text("file,objects,presence,mask,problem\na.png,2,0.9,masks/a.png,\nsub/b.png,0,0.1,masks/sub/b.png,\nc.png,,,,is empty\n")
+    rows = ["file,objects,presence,mask,problem", "a.png,2,0.9,masks/a.png,", "sub/b.png,0,0.1,masks/sub/b.png,",
+            "c.png,,,,is empty", ""]
+    (run / "predictions" / "images.csv").write_text("\n".join(rows))
     (run / "predictions" / "table.csv").write_text("file,object,area\na.png,1,9\na.png,2,7\n")
     picture(run / "predictions" / "overlays" / "a.png")
     page = Page(write_report(run))
@@ -160,8 +184,8 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 def test_a_bomb_of_a_picture_is_left_out(run, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    found = read_run(run)
-    assert not found["pictures"] and len([problem for problem in found["problems"] if "no picture that can be shown" in problem]) == 12
+    found = _read_run(run)
+    assert not found["pictures"] and sum("no picture that can be shown" in problem for problem in found["problems"]) == 12
 
 
 def test_pictures_keep_their_shape(tmp_path):
@@ -171,8 +195,55 @@ def test_pictures_keep_their_shape(tmp_path):
     assert data_uri(tmp_path / "palette.png").startswith("data:image/jpeg")
 
 
+def test_what_is_clear_stands_before_white_and_damage_is_an_error(tmp_path):
+    Image.new("RGBA", (2000, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    seen = Image.open(io.BytesIO(base64.b64decode(data_uri(tmp_path / "clear.png").split(",")[1])))
+    assert seen.getpixel((5, 5)) == (255, 255, 255)
+    picture(tmp_path / "whole.png")
+    with pytest.raises(OSError): data_uri((tmp_path / "whole.png").read_bytes()[:2000])
+
+
+def test_curves_of_nothing_are_empty(): assert len(plot_losses(pd.DataFrame(index=[0, 1])).axes) == 4
+
+
+GOOD = {"status": {"state": "finished"}, "metrics": {"iou": 0.6, "otsu_iou": 0.3},
+        "criteria": {"two_sample_auc": 0.7, "removal_residual": 0.2, "false_positive_area": 0.01},
+        "clusters": {"sizes": {"a": 50, "b": 40}, "all": 90}}
+WARNINGS = {
+    "nothing": ({}, None), "all is well": (GOOD, None),
+    "interrupted": ({"status": {"state": "interrupted", "stage": "training"}},
+                    "not finished: it was interrupted, at training, when"),
+    "running": ({"status": {"state": "running"}}, "not finished: it was running when"),
+    "failed": ({"status": {"state": "failed", "stage": "clusters", "error": "ValueError: no"}},
+               "failed, at clusters, with: ValueError: no"),
+    "Otsu is better": ({"metrics": {"iou": 0.2, "otsu_iou": 0.3}}, "0.200, is no better than that of Otsu's threshold, 0.300"),
+    "odd cluster": ({"clusters": {"sizes": {"dark": 3, "light": 100}, "all": 103}}, "Cluster dark has only 3 of 103"),
+    "told apart": ({"criteria": {"two_sample_auc": 0.97}}, "nearly always (two_sample_auc 0.97)"),
+    "nothing removed": ({"criteria": {"removal_residual": 1.0}}, "not to be trusted"),
+    "marks backgrounds": ({"criteria": {"false_positive_area": 0.08}}, "8% of the area"),
+    "copies": ({"description": "10 images\n! copies\nother"}, "copies"),
+    "problem": ({"problems": ["x cannot be read"]}, "x cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", WARNINGS)
+def test_what_a_careful_reader_would_notice(case):
+    parts, expected = WARNINGS[case]
+    empty = dict.fromkeys(("status", "criteria", "metrics", "clusters", "description", "predictions"))
+    said = _warnings_of(empty | {"problems": []} | parts)
+    assert (expected is None and not said) or (len(said) == 1 and expected in said[0]), said
+
+
+def test_the_card_of_the_model_is_shown(run):
+    data = digits_on_textures(n=40)
+    segmenter = Segmenter(1, base_width=2, depth=1).fit(data, data.background_class, 2, 1, held_out=None, progress=False)
+    segmenter.save(run / "model")
+    text = Page(write_report(run)).text
+    assert "Model card" in text and "object images 40" in text and "steps 2" in text
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="BGCS_CHROMIUM names no browser; `make test` finds or installs one")
-def test_the_slider_shows_each_epoch_in_a_browser(run):
+def test_the_slider_shows_each_round_in_a_browser(run):
     from playwright.sync_api import sync_playwright
     path = write_report(run)
     with sync_playwright() as p:
@@ -181,12 +252,12 @@ def test_the_slider_shows_each_epoch_in_a_browser(run):
         page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(path.as_uri())
-        visible = lambda: page.eval_on_selector_all(".frame", "frames => frames.filter(f => f.offsetParent).map(f => f.dataset.epoch)")
+        visible = lambda: page.eval_on_selector_all(".frame", "frames => frames.filter(f => f.offsetParent).map(f => f.dataset.round)")
         assert visible() == ["5"]
         page.locator(".slider input").focus()
         for expected in ("4", "3", "2"):
             page.keyboard.press("ArrowLeft")
-            assert visible() == [expected] and page.locator("output").inner_text() == f"epoch {expected}"
+            assert visible() == [expected] and page.locator("output").inner_text() == f"round {expected}"
         assert page.eval_on_selector_all("img", "images => images.every(image => image.naturalWidth > 0)")
         for width in (390, 1366):
             page.set_viewport_size({"width": width, "height": 800})

@@ -1,4 +1,4 @@
-"""Make the project's virtual environment and install the project into it: `python3 tools/setup_env.py .venv [dev]`.
+"""Make the project's virtual environment and install the project into it: `python3 tools/setup_env.py .venv [EXTRAS]`.
 
 Needs nothing but a Python 3.10 or newer with `venv`. Safe to repeat.
 """
@@ -45,9 +45,10 @@ def torch_source():
     return []
 
 
-def main(venv, extra=""):
+def main(venv, extras=""):
     venv = Path(venv)
-    if venv.exists() and subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], capture_output=True).returncode:
+    python = venv / "bin" / "python"
+    if venv.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
         print(f"{venv} is broken or half made: making it anew", flush=True)
         shutil.rmtree(venv)
     if not venv.exists():
@@ -56,9 +57,9 @@ def main(venv, extra=""):
             shutil.rmtree(venv, ignore_errors=True)
             sys.exit("Python could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv)")
     print(f"Installing bgcs and what it needs into {venv} (a few minutes the first time; PyTorch is large)", flush=True)
-    target = f".[{extra}]" if extra else "."
-    command = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--progress-bar", "off", "--disable-pip-version-check",
-               "-c", "constraints.txt", *torch_source(), "-e", target]
+    target = f".[{extras}]" if extras else "."
+    pip = [python, "-m", "pip", "install", "--quiet", "--progress-bar", "off", "--disable-pip-version-check"]
+    command = [*pip, "-c", "constraints.txt", *torch_source(), "-e", target]
     quiet = os.environ | {"PIP_ROOT_USER_ACTION": "ignore"}
     sys.exit(subprocess.run(command, cwd=ROOT, env=quiet).returncode)
 

@@ -159,7 +159,9 @@ def _clusters_after(n_clusters, steps):
     return sorted(there)
 
 def _check_there(cluster, known):
-    if cluster not in known: raise ValueError(f"there is no cluster {cluster}; there are {listed(known, 20)}")
+    if cluster in known: return
+    there = listed(known, 20)
+    raise ValueError(f"there is no cluster {cluster}; there are {there}")
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #720d7240
 @dataclass(frozen=True)
@@ -285,10 +287,11 @@ def _check_shape(
     shape: tuple[int, int, int],  # `(c, h, w)` of the images that the clusterer was fitted on
 ) -> None:
     "Refuse images of another size."
-    came, fitted = tuple(images.shape[1:]), tuple(shape)
+    shape = tuple(shape)
+    came, fitted = _by(images.shape[1:]), _by(shape)
     if came == fitted: return
-    sizes = f"images are {_by(came)} (channels × height × width), and the clusterer was fitted on {_by(fitted)}"
-    raise ValueError(f"{sizes}. Open them with resize={fitted[1:]}, or with color= if the channels differ")
+    sizes = f"images are {came} (channels × height × width), and the clusterer was fitted on {fitted}"
+    raise ValueError(f"{sizes}. Open them with resize={shape[1:]}, or with color= if the channels differ")
 
 def _free_share(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
@@ -297,8 +300,8 @@ def _free_share(
 ) -> torch.Tensor:  # `(n, p)` in [0, 1]
     "How much of each grid patch is free of the object: 1 where nothing is, 0 where a quarter or more is covered."
     if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != n:
-        expected = f"expected ({n}, 1, h, w), one for each object image"
-        raise ValueError(f"masks have shape {tuple(masks.shape)}; {expected}")
+        shape = tuple(masks.shape)
+        raise ValueError(f"masks have shape {shape}; expected ({n}, 1, h, w), one for each object image")
     covered = [_grid_patches(batch, size).float().mean((2, 3, 4)) for batch in masks.split(1024)]
     return (1 - 4 * torch.cat(covered)).clamp_min(0)
 
@@ -313,7 +316,7 @@ class _Embedding:
 
     def embed_objects(self,
         images: torch.Tensor,  # `(n, c, h, w)` that show the object, or `LazyImages`
-        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1]: present masks, to look at patches free of the object; None: patches at the border
+        masks: torch.Tensor | None = None,  # `(n, 1, h, w)` in [0, 1], to look at patches free of the object; None: at the border
     ) -> tuple[Assignment, torch.Tensor]:  # before edits; and `(n, dim)`, on which edits act
         "Clusters of object images by their patches, and embeddings of the patches that look like their cluster."
         if masks is None: patches, weights = self._embed_patches(images), None
@@ -508,7 +511,8 @@ def plot_clusters(
     for k in sorted(set(clusters.tolist()) - {-1}):
         row = images[(clusters == k).nonzero().flatten()[:per_cluster]]
         rows += [row, blank.expand(per_cluster - len(row), *images.shape[1:])]
-        titles += [f"cluster {names.get(k, k)}"] + [""] * (per_cluster - 1)
+        name = names.get(k, k)
+        titles += [f"cluster {name}"] + [""] * (per_cluster - 1)
     return plot_images(torch.cat(rows), titles=titles, columns=per_cluster, size=size)
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #201c2d0a
@@ -614,7 +618,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
     Reads images and presence, nothing else."""
     def __init__(self,
         n_clusters: int | str = "auto",  # number of clusters, at least 2, or 'auto', see `choose_k`
-        encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (as it is, if it is fitted), or a torch module, see `make_encoder`
+        encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (fitted or not), or a torch module
         assign: str = "patch",  # how object images get their clusters: 'patch', 'nearest', 'mask' or 'oracle'
         min_confidence: float = 0.0,  # object images less sure than this get cluster -1
         patch_size: int | None = None,  # side of the patches that are embedded; None: three eighths of the shorter side, at least 8

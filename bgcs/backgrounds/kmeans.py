@@ -85,7 +85,7 @@ def _anneal(tally, potentials, shares, high, low, tol, factor=4):
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #a323c393
 def _dual_potentials(
     cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
-    shares: torch.Tensor,  # `(k,)` share of the points that each centre shall get, sum 1
+    shares: torch.Tensor,  # `(k,)` share of the points that each centre is to get, sum 1
     epsilon: float = 0.02,  # entropy, in units of the mean cost
     start: torch.Tensor | None = None,  # `(k,)` potentials to start from
     tol: float = 1e-6,  # largest relative error of a share
@@ -295,7 +295,7 @@ def _warn_unsettled(model, run, tol, lack):
         moved = f"centres still moved by {run.shift:.3g} after max_iter={model.max_iter} moves"
         warnings.warn(f"{moved}, and tol={model.tol} asks for {tol:.3g}; raise either", ConvergenceWarning)
     if lack > 0.01:
-        off = f"the share of a cluster is off by {100 * lack:.1f} per cent of it"
+        off = f"the share of a cluster is off by {lack:.1%} of it"
         warnings.warn(f"{off}; raise epsilon={model.epsilon}", ConvergenceWarning)
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #1d7ea8f2

@@ -18,7 +18,7 @@ def nearest(
     known: Iterable[str],  # names that are
 ) -> str | None:  # None where none is near
     "The known name that was probably meant; of dotted names also by the last part alone."
-    known, last = list(known), name.split(".")[-1]
+    known, last = list(map(str, known)), name.split(".")[-1]
     ends = [k.split(".")[-1] for k in known]
     alike = [k for k, end in zip(known, ends) if end == last] or [k for k in known if k.startswith(name)]
     alike = alike or difflib.get_close_matches(name, known, n=1)

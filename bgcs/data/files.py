@@ -66,7 +66,7 @@ def _refuse_bombs(pixels):
 def channels_first(
     array: np.ndarray,  # one image `(h, w)`, `(h, w, c)` or `(c, h, w)`, or several with one more axis in front
     several: bool = False,  # the first axis counts images
-    channel_axis: int | None = None,  # axis of the channels, counted with the axis of images if there is one; None: the shorter of the two
+    channel_axis: int | None = None,  # axis of the channels, where images are one axis, too; None: the shorter of the two
 ) -> np.ndarray:  # `(c, h, w)`, or `(n, c, h, w)`
     "Bring the channels in front of height and width."
     grey, first = 2 + several, int(several)
@@ -198,7 +198,8 @@ def _recolor(
     "Grey (luminance) or RGB of an image of 1 to 4 channels; a second or fourth channel is transparency, and dropped."
     c = len(array)
     if color in (None, "index") or (color == "gray" and c == 1) or (color == "rgb" and c == 3): return array
-    if c > 4: raise ImageSetError(f"has {c} channels, of which none is known to be red, green or blue. Leave color=None")
+    if c > 4:
+        raise ImageSetError(f"has {c} channels, of which none is known to be red, green or blue. Leave color=None")
     if c <= 2: return array[:1] if color == "gray" else np.repeat(array[:1], 3, 0)
     if color == "rgb": return array[:3]
     return _like(np.tensordot(_LUMINANCE, array[:3].astype(np.float64), 1), array.dtype)
@@ -310,8 +311,8 @@ def _read_pages(path, kind, pages, color):
 
 def read_image(
     path,  # an image file
-    page: int | str | None = None,  # number of the page, from 0; 'channels': all pages, as channels; None: the file must have one page
-    color: str | None = None,  # None: channels as they are; 'gray' or 'rgb': convert to that; 'index': numbers of a palette, for label images
+    page: int | str | None = None,  # number, from 0; 'channels': all pages as channels; None: the file must have one page
+    color: str | None = None,  # None: as it is; 'gray' or 'rgb': convert; 'index': numbers of a palette, for label images
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize to afterwards, with antialiasing
     nearest: bool = False,  # resize without mixing values, as masks need it
@@ -376,8 +377,8 @@ def listing(
 # %% ../../nbs/data/01_files.ipynb #70c1a355
 def find_images(
     folder,  # a folder; files in folders below it count too
-    pattern: str | None = None,  # which files to take, by path below the folder, such as 'site_*/ship*.png'; `*` also matches `/`
-    skipped: list[str] | None = None,  # complaints about folders that cannot be searched are added here; None: they are an error
+    pattern: str | None = None,  # paths below the folder to take, such as 'site_*/ship*.png'; `*` also matches `/`
+    skipped: list[str] | None = None,  # takes complaints about folders that cannot be searched; None: an error
 ) -> list[str]:  # paths below the folder, with `/`
     "The image files of a folder, in the order of their names."
     folder = os.fspath(folder)

@@ -111,7 +111,7 @@ class _Seen:
         n: int,  # images of each kind
         gain: float | None = None,  # see `plot`
     ) -> torch.Tensor:  # `(2n, c, h, w)`, or `(n, c, h, w)` where there is one kind
-        "Object images, then background-only images, spread evenly over the set, as bright as an eye wants them."
+        "Object images, then background-only images, spread evenly over the set and brightened as in `plot`."
         gain = _visible_gain(self, gain)
         return torch.cat([_some_of(kind, n, gain) for kind in (self.objects, self.backgrounds) if len(kind)])
 
@@ -219,11 +219,11 @@ class ImageSet(_Held, _Seen):
     "Images with their presence labels. Masks and background classes are for evaluation: training works on `weak()`."
     images: torch.Tensor | LazyImages  # `(n, c, h, w)` float32 in [0, 1]
     presence: torch.Tensor  # `(n,)` bool: True where the object is in the image
-    source: np.ndarray | None = None  # `(n,)` str or int: what each image was cut from; without it, each image is its own source
+    source: np.ndarray | None = None  # `(n,)` str or int: what each image was cut from; None: each is its own source
     names: np.ndarray | None = None  # `(n,)` str: file names, for messages and tables
     masks: torch.Tensor | LazyImages | None = None  # `(n, 1, h, w)` bool: the true object, for evaluation only
     background_class: torch.Tensor | None = None  # `(n,)` int64: the true class of the background, for evaluation only
-    places: np.ndarray | None = None  # `(n, 5)` int64: top, left, height and width in the source's pixels, and 1 where mirrored
+    places: np.ndarray | None = None  # `(n, 5)` int64: top, left, height, width in the source's pixels; 1 where mirrored
     paths: np.ndarray | None = None  # `(n,)` str: the file of each image
     normalization: Normalization = Normalization()  # how raw numbers became [0, 1]
     raw_dtype: str = "float32"  # NumPy's name of the type of the raw numbers
@@ -501,7 +501,7 @@ def from_files(
     dtype: str | None = None,  # NumPy type to convert to, where files differ
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
-    on_bad: str = "error",  # what to do about images that cannot be used: 'error' names them all, 'skip' leaves them out
+    on_bad: str = "error",  # images that cannot be used: 'error' names them all, 'skip' leaves them out
     lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
     skipped=(),  # complaints about what was left out already

@@ -115,7 +115,7 @@ class Normalization:
     low: float | None = None  # of 'range' in raw units, of 'percentile' in percent
     high: float | None = None  # likewise
     clip: float | None = None  # of 'mean-clip' in means, of 'zscore' in deviations
-    function: Callable | None = field(default=None, repr=False)  # of 'function': one raw image `(c, h, w)` to floats in [0, 1]
+    function: Callable | None = field(default=None, repr=False)  # of one raw image `(c, h, w)`, to floats in [0, 1]
 
     def __post_init__(self):
         numbers = _numbers_of(self.name, {"low": self.low, "high": self.high, "clip": self.clip})

@@ -549,7 +549,7 @@ def cut_patches(
     source: list | None = None,  # what to call the source of each image; None: the image itself
     random_state: int = 0,  # seed of the random places
     on_bad: str = "error",  # 'error', or 'skip': leave out images and patches that cannot be used
-    lazy: bool | None = None,  # read when used; None: sets of more than `bgcs.data.images.LOAD_AT_ONCE`
+    lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> ImageSet:  # with `source`, `places` and `masks`; these serve evaluation
     "Object patches and background-only patches of large images."

@@ -5,14 +5,15 @@
 # %% ../../nbs/masks/03_evaluate.ipynb #1d31d787
 from __future__ import annotations
 
+import io
+
 import torch
-from skimage.filters import threshold_otsu
-from torchmetrics.functional.classification import binary_average_precision, binary_f1_score, binary_jaccard_index
+from PIL import Image
 
 from ..data.images import ImageSet, plot_images
 
 # %% auto #0
-__all__ = ['mask_metrics', 'otsu_masks', 'evaluate', 'plot_masks']
+__all__ = ['mask_metrics', 'evaluate', 'plot_masks', 'png_bytes']
 
 # %% ../../nbs/masks/03_evaluate.ipynb #1f89512c
 def mask_metrics(
@@ -21,21 +22,33 @@ def mask_metrics(
     threshold: float = 0.5,  # at and above which a pixel counts as object
 ) -> dict[str, float]:  # 'iou', 'ap', 'f1', each in [0, 1]
     "Foreground IoU, average precision and F1, pooled over all pixels."
-    if masks.shape != truth.shape: raise ValueError(f"masks have shape {tuple(masks.shape)} and true masks {tuple(truth.shape)}; expected the same")
+    from torchmetrics.functional import classification as metrics
+    if masks.shape != truth.shape:
+        one, other = tuple(masks.shape), tuple(truth.shape)
+        raise ValueError(f"masks have shape {one} and true masks {other}; expected the same")
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     truth = truth.flatten().long()
     if not truth.any(): raise ValueError("the true masks mark no pixel, so IoU and AP are undefined")
     found = (masks.flatten() >= threshold).long()
-    return {"iou": float(binary_jaccard_index(found, truth)), "ap": float(binary_average_precision(masks.flatten().float(), truth)), "f1": float(binary_f1_score(found, truth))}
+    return {
+        "iou": float(metrics.binary_jaccard_index(found, truth)),
+        "ap": float(metrics.binary_average_precision(masks.flatten().float(), truth)),
+        "f1": float(metrics.binary_f1_score(found, truth)),
+    }
 
 # %% ../../nbs/masks/03_evaluate.ipynb #fd5032f2
-def otsu_masks(
+def _otsu_mask(grey):
+    "Where a grey image `(1, h, w)` is brighter than its Otsu threshold; nowhere where all pixels are the same."
+    from skimage.filters import threshold_otsu
+    return grey > (threshold_otsu(grey.numpy()) if grey.max() > grey.min() else grey.max())
+
+def _otsu_masks(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
 ) -> torch.Tensor:  # `(n, 1, h, w)` bool
     "Pixels brighter than each image's Otsu threshold, over the mean of its channels."
-    grey = images.mean(1, keepdim=True)
-    return torch.stack([g > (threshold_otsu(g.numpy()) if g.max() > g.min() else g.max()) for g in grey])
+    return torch.stack([_otsu_mask(grey) for grey in images.mean(1, keepdim=True)])
 
+# %% ../../nbs/masks/03_evaluate.ipynb #b2f94c91
 def evaluate(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of all object images of `data`
     data: ImageSet,  # held-out images with true masks
@@ -44,10 +57,13 @@ def evaluate(
     "Metrics of masks on the object images of a set, beside those of Otsu's threshold on the same images."
     if data.masks is None: raise ValueError("this image set has no true masks to evaluate against")
     objects = data.objects
-    if len(masks) != len(objects): raise ValueError(f"{len(masks)} masks for {len(objects)} object images; predict on data.objects")
+    if len(masks) != len(objects):
+        raise ValueError(f"{len(masks)} masks for {len(objects)} object images; predict on data.objects")
     images, truth = objects.images[:], objects.masks[:]
-    otsu = mask_metrics(otsu_masks(images).float(), truth) | {"ap": mask_metrics(images.mean(1, keepdim=True), truth)["ap"]}
-    return mask_metrics(masks, truth, threshold) | {f"otsu_{name}": value for name, value in otsu.items()}
+    otsu = mask_metrics(_otsu_masks(images).float(), truth)
+    otsu["ap"] = mask_metrics(images.mean(1, keepdim=True), truth)["ap"]
+    floor = {f"otsu_{name}": value for name, value in otsu.items()}
+    return mask_metrics(masks, truth, threshold) | floor
 
 # %% ../../nbs/masks/03_evaluate.ipynb #d1bb7f68
 def plot_masks(
@@ -62,4 +78,19 @@ def plot_masks(
     rows = [data.images[pick], masks[pick], (masks[pick] >= threshold).float()]
     if data.masks is not None: rows.append(data.masks[pick].float())
     channels = data.shape[0]
-    return plot_images(torch.cat([row if len(row[0]) == channels else row.expand(-1, channels, -1, -1) for row in rows]), columns=len(pick), size=size)
+    pictures = [row if row.shape[1] == channels else row.expand(-1, channels, -1, -1) for row in rows]
+    return plot_images(torch.cat(pictures), columns=len(pick), size=size)
+
+# %% ../../nbs/masks/03_evaluate.ipynb #383742f8
+def png_bytes(
+    picture,  # a matplotlib figure; a PIL image; or pixels: `(h, w)` uint8 or uint16, or `(h, w, 3)` or `(h, w, 4)` uint8
+    dpi: int = 100,  # pixels an inch, of a figure
+    compression: int = 6,  # from 0, quick and large, to 9, slow and small; of pixels and PIL images
+) -> bytes:
+    "A picture as the bytes of a PNG file."
+    out = io.BytesIO()
+    if hasattr(picture, "savefig"): picture.savefig(out, format="png", dpi=dpi)
+    else:
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        image.save(out, format="PNG", compress_level=compression)
+    return out.getvalue()

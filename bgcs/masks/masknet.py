@@ -5,48 +5,52 @@
 # %% ../../nbs/masks/00_masknet.ipynb #72fc09fb
 from __future__ import annotations
 
-import ctypes
-import sys
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 import torch.nn.functional as F
 
+from ..data.checks import check_whole
+
 # %% auto #0
-__all__ = ['ConvBlock', 'UNet']
+__all__ = ['UNet']
 
 # %% ../../nbs/masks/00_masknet.ipynb #52af2ca4
-class ConvBlock(nn.Sequential):
+class _ConvBlock(nn.Sequential):
     "Two 3×3 convolutions, each with batch normalisation and ReLU."
     def __init__(self,
         inputs: int,  # channels in
         outputs: int,  # channels out
     ):
         layers = []
-        for i in (inputs, outputs): layers += [nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        for channels in (inputs, outputs):
+            convolution = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
+# %% ../../nbs/masks/00_masknet.ipynb #38c5ef52
 class UNet(nn.Module):
-    "U-Net with one output channel. Images whose sides are no multiple of `2**depth` are padded by their edge, and the logits cut back."
+    "U-Net with one output channel; sides that are no multiple of `2**depth` are padded by the edge, and the logits cut back."
     def __init__(self,
         channels: int = 1,  # of the images
         base_width: int = 16,  # features at full size; each level down has twice as many
         depth: int = 3,  # number of halvings
     ):
         super().__init__()
-        if channels < 1 or base_width < 1 or depth < 0: raise ValueError(f"channels={channels}, base_width={base_width}, depth={depth}: expected at least 1, 1 and 0")
+        check_whole("channels", channels, 1)
+        check_whole("base_width", base_width, 1)
+        check_whole("depth", depth, 0)
         widths = [base_width * 2 ** level for level in range(depth + 1)]
         self.depth = depth
         self.norm = nn.BatchNorm2d(channels)
-        self.down = nn.ModuleList(ConvBlock(i, o) for i, o in zip([channels, *widths], widths))
+        self.down = nn.ModuleList(_ConvBlock(i, o) for i, o in zip([channels, *widths], widths))
         self.widen = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in widths[:-1])
-        self.up = nn.ModuleList(ConvBlock(2 * w, w) for w in widths[:-1])
+        self.up = nn.ModuleList(_ConvBlock(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(base_width, 1, 1)
 
     def forward(self,
         images: torch.Tensor,  # `(n, channels, h, w)`
     ) -> torch.Tensor:  # `(n, 1, h, w)` logits
+        "One logit a pixel."
         return self.head(self.features(images))
 
     def features(self,
@@ -61,5 +65,6 @@ class UNet(nn.Module):
             kept.append(block(x))
             x = F.max_pool2d(kept[-1], 2)
         x = self.down[-1](x)
-        for widen, block, skip in zip(reversed(self.widen), reversed(self.up), reversed(kept)): x = block(torch.cat([skip, widen(x)], 1))
+        for widen, block, skip in zip(reversed(self.widen), reversed(self.up), reversed(kept)):
+            x = block(torch.cat([skip, widen(x)], 1))
         return x[..., :h, :w]

@@ -28,10 +28,8 @@ from .masknet import UNet
 from ..objective.batches import Batches, TransplantImages, Transplants, check_clusters
 from ..objective.blend import Placement, composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
-from bgcs.objective.terms import (
-    ClusterConsistency, Objective, area_loss, background_loss, mask_entropy, mosaic_loss, object_contrast,
-    presence_loss, recomposition_loss, total_variation,
-)
+from ..objective.terms import (ClusterConsistency, Objective, area_loss, background_loss, mask_entropy, mosaic_loss,
+                                  object_contrast, presence_loss, recomposition_loss, total_variation)
 from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 

@@ -23,9 +23,10 @@ def check_clusters(
 ) -> torch.Tensor:  # `(n,)`
     "Clusters as a tensor, one for each image."
     clusters = torch.as_tensor(clusters)
-    if clusters.shape == (n,): return clusters
+    shape = tuple(clusters.shape)
+    if shape == (n,): return clusters
     expected = f"expected ({n},), the cluster of every image, as BackgroundClusterer.predict gives them"
-    raise ValueError(f"clusters have shape {tuple(clusters.shape)}; {expected}")
+    raise ValueError(f"clusters have shape {shape}; {expected}")
 
 # %% ../../nbs/objective/01_batches.ipynb #7259a425
 def _check_members(
@@ -75,7 +76,7 @@ class Pairing:
         n: int,  # number of composites
         n_real: int,  # number of real object images
         generator: torch.Generator | None = None,  # for a repeatable deal
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # indices of objects `(n,)`, of backgrounds `(n,)`, of real images `(up to n_real,)`
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # of objects `(n,)`, backgrounds `(n,)`, real images `(up to n_real,)`
         "Random indices; objects and real images without repetition where there are enough, backgrounds likewise."
         real = self.real[cluster]
         objects = _draw(self.movable[cluster], n, generator)
@@ -116,7 +117,8 @@ class Transplants:
         self.reassign(object_clusters)
         targets, k = batches.target_clusters, len(self.pairing.clusters)
         if targets is not None and targets > k:
-            raise ValueError(f"target_clusters={targets}; there are {k} clusters, so expected 1 to {k}, or None for all")
+            expected = f"expected 1 to {k}, or None for all"
+            raise ValueError(f"target_clusters={targets}; there are {k} clusters, so {expected}")
 
     def reassign(self,
         object_clusters: torch.Tensor,  # `(n,)` int64: clusters of the object images; -1: unsure
@@ -139,8 +141,8 @@ class Transplants:
         number: int,  # of the batch
         rank: int = 0,  # of the process
         world: int = 1,  # processes
-    ) -> dict[str, torch.Tensor]:  # indices of 'objects' to transplant onto 'backgrounds' of the clusters 'targets', and of 'real' object images of 'real_clusters'
-        "Indices of a batch."
+    ) -> dict[str, torch.Tensor]:  # indices: 'objects', 'backgrounds', 'real'; clusters: 'targets', 'real_clusters'
+        "A batch: 'objects' to transplant onto 'backgrounds' of the clusters 'targets', and 'real' ones to compare with."
         generator = seeded(self.random_state, "batch", number)
         n = self.batches.per_cluster
         mine, parts = slice(rank * n, (rank + 1) * n), []
@@ -155,7 +157,7 @@ class TransplantImages(torch.utils.data.Dataset):
     "The images of dealt batches."
     def __init__(self,
         data: ImageSet,  # object and background-only images
-        numbers: torch.Tensor | None = None,  # `(len(data),)` what the images are called where something is wrong with them; None: by their place
+        numbers: torch.Tensor | None = None,  # `(len(data),)` what messages call the images; None: by their place
     ):
         numbers = torch.arange(len(data)) if numbers is None else numbers
         self.objects, self.backgrounds = data.objects, data.backgrounds
@@ -163,8 +165,8 @@ class TransplantImages(torch.utils.data.Dataset):
 
     def __getitem__(self,
         dealt: dict[str, torch.Tensor],  # as `Transplants` deals them
-    ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds' and 'real' `(…, c, h, w)`; 'targets', 'real_clusters'; numbers of the images as 'index_…'
-        "Images of a batch."
+    ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds', 'real' `(…, c, h, w)`; 'targets', 'real_clusters'; 'index_…'
+        "Images of a batch, their clusters, and what they are called: numbers as 'index_objects' and so on."
         i, j, r = dealt["objects"], dealt["backgrounds"], dealt["real"]
         of_objects, of_backgrounds = self.numbers
         images = {

@@ -77,8 +77,9 @@ def composite(
     matched: float = 0,  # part of the way, 0 to 1, that the object's contrast is matched at the seam
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Each object before its new background; differentiable in the masks."
-    if images.shape != backgrounds.shape:
-        shapes = f"images have shape {tuple(images.shape)} and backgrounds {tuple(backgrounds.shape)}"
+    there, behind = tuple(images.shape), tuple(backgrounds.shape)
+    if there != behind:
+        shapes = f"images have shape {there} and backgrounds {behind}"
         raise ValueError(f"{shapes}; expected the same, one background for each image")
     _check_masks(masks, images)
     if matched: images = _match_contrast(images, masks, backgrounds, matched)
@@ -86,8 +87,8 @@ def composite(
     return backgrounds + masks * (images - backgrounds)
 
 def _check_masks(masks, images):
-    expected = (len(images), 1, *images.shape[2:])
-    if masks.shape != expected: raise ValueError(f"masks have shape {tuple(masks.shape)}; expected {expected}")
+    came, expected = tuple(masks.shape), (len(images), 1, *images.shape[2:])
+    if came != expected: raise ValueError(f"masks have shape {came}; expected {expected}")
 
 # %% ../../nbs/objective/00_blend.ipynb #3a692f27
 def harden(
@@ -203,8 +204,8 @@ def mosaic(
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> tuple[torch.Tensor, torch.Tensor]:  # the mosaics `(n, c, h, w)`, and `(n, 1, h, w)`, 1 where the piece came from `a`
     "Images put together of pieces of many, whose seams say nothing of their kind."
-    if a.shape != b.shape:
-        raise ValueError(f"the two kinds have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same")
+    of_a, of_b = tuple(a.shape), tuple(b.shape)
+    if of_a != of_b: raise ValueError(f"the two kinds have shapes {of_a} and {of_b}; expected the same")
     if layers < 0: raise ValueError(f"layers={layers}; expected 0 or more")
     low, high = grain
     if not 1 <= low <= high: raise ValueError(f"grain={grain}; expected the least and the largest, at least 1")

@@ -312,7 +312,8 @@ def _check_settings(name, settings):
         if key in known: continue
         expected = ", ".join(map(repr, known))
         instead = f"expected one of {expected}" if known else "there are none"
-        raise ValueError(f"setting {key!r} of {name!r} is not known{did_you_mean(key, known)}; {instead}")
+        near = did_you_mean(key, known)
+        raise ValueError(f"setting {key!r} of {name!r} is not known{near}; {instead}")
 
 def make_divergence(
     name: str,  # a key of `DIVERGENCES`, such as 'sliced'

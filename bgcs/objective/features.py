@@ -22,7 +22,7 @@ def _random_patches(
     generator: torch.Generator | None = None,  # for a repeatable draw of places
 ) -> torch.Tensor:  # `(n_places * n, c * size * size)`, all images at the first place, all at the second, …
     "Flat square patches at random places, the same in every image, differentiable in the images."
-    n, c, h, w = images.shape
+    h, w = images.shape[2:]
     if size > min(h, w): raise ValueError(f"size={size}; patches can be no larger than the images, {h}×{w}")
     device = None if generator is None else generator.device
     ys = torch.randint(h - size + 1, (n_places,), generator=generator, device=device).tolist()
@@ -106,8 +106,9 @@ class Patches:
 
     def __call__(self, x, y, x_weights=None, y_weights=None, generator=None):
         "A pair of samples for each size, as of `Pixels`."
+        of_x, of_y = tuple(x.shape), tuple(y.shape)
         if x.ndim != 4 or y.ndim != 4:
-            raise ValueError(f"patches are cut from images (n, c, h, w); got {tuple(x.shape)} and {tuple(y.shape)}")
+            raise ValueError(f"patches are cut from images (n, c, h, w); got {of_x} and {of_y}")
         return [self._at(size, x, y, x_weights, y_weights, generator) for size in self.sizes]
 
     def _at(self, size, x, y, x_weights, y_weights, generator):

@@ -19,8 +19,8 @@ from .divergence import DIVERGENCES, Divergence, make_divergence
 from .features import Patches, Pixels
 
 # %% auto #0
-__all__ = ['Objective', 'background_loss', 'erase_blobs', 'with_decoys', 'recomposition_loss', 'mosaic_loss', 'presence_loss',
-           'mask_entropy', 'area_loss', 'total_variation', 'object_contrast', 'ClusterConsistency']
+__all__ = ['Objective', 'background_loss', 'recomposition_loss', 'mosaic_loss', 'presence_loss', 'mask_entropy', 'area_loss',
+           'total_variation', 'object_contrast', 'ClusterConsistency']
 
 # %% ../../nbs/objective/05_terms.ipynb #a4149926
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def background_loss(
     return masks.pow(2).mean()
 
 # %% ../../nbs/objective/05_terms.ipynb #eccff944
-def erase_blobs(
+def _erase_blobs(
     masks: torch.Tensor,  # `(n, 1, h, w)`
     share: float = 0.25,  # of the area of each image that the blobs cover
     grain: int = 8,  # blobs have about a side's length divided by this
@@ -103,7 +103,7 @@ def erase_blobs(
     "Masks with smooth random blobs set to 0."
     return masks * (1 - random_blobs(len(masks), masks.shape[2:], share, grain, generator, masks.device))
 
-def with_decoys(
+def _with_decoys(
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images
     masks: torch.Tensor,  # `(n, 1, h, w)`: what is to be pasted onto them
     generator: torch.Generator | None = None,  # for a repeatable draw
@@ -133,8 +133,8 @@ def recomposition_loss(
 ) -> torch.Tensor:  # scalar
     "Cross-entropy of the network on composites of known masks: the teacher's, made hard, less random blobs."
     if not 0 <= erased < 1: raise ValueError(f"erased={erased}; expected a share from 0 to below 1")
-    pasted = erase_blobs(_cut_out(teacher_masks, least), erased, generator=generator)
-    logits = net(composite(images, pasted, with_decoys(backgrounds, pasted, generator)))
+    pasted = _erase_blobs(_cut_out(teacher_masks, least), erased, generator=generator)
+    logits = net(composite(images, pasted, _with_decoys(backgrounds, pasted, generator)))
     return F.binary_cross_entropy_with_logits(logits + shift * math.log(1 - erased), pasted)
 
 # %% ../../nbs/objective/05_terms.ipynb #66e5a256

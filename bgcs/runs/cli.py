@@ -12,134 +12,133 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import bgcs
 
 # %% auto #0
-__all__ = ['COMMANDS', 'layers_of', 'settings_of', 'folder_of', 'train_command', 'demo_command', 'cluster_command',
-           'describe_command', 'evaluate_command', 'predict_command', 'compare_command', 'sweep_command',
-           'presets_command', 'notebook_command', 'make_parser', 'main']
+__all__ = ['COMMANDS', 'main']
 
 # %% ../../nbs/runs/05_cli.ipynb #4e7aa4d9
-def layers_of(
-    options: argparse.Namespace,  # 'words', 'preset', 'config', 'objects', 'backgrounds', 'masks', perhaps 'folder'
-) -> list[dict]:  # values by dotted name, later ones over earlier ones
-    "What a command line says of settings."
-    from bgcs.runs.settings import parse_words, preset, read_settings
-    names = [word for word in options.words if "=" not in word] + [options.preset] * bool(options.preset)
-    if len(names) > 1: raise ValueError(f"{' and '.join(map(repr, names))} would both be presets; expected one, and KEY=VALUE for what is to differ from it")
-    config = read_settings(options.config) if options.config else {}
-    config = config | ({"preset": names[0]} if names and "preset" in config else {})
-    own = {f"data.{kind}_folder": getattr(options, name) for kind, name in (("object", "objects"), ("background", "backgrounds"), ("mask", "masks")) if getattr(options, name)}
-    words = parse_words(word for word in options.words if "=" in word)
-    if own: own |= {"data.set": "folders"}
-    name = names[0] if names else config.get("preset") or ("quick" if own else None)
-    return [preset(name) if name else {}, config, own, words]
+def _parse_words(
+    words: Iterable[str],  # such as 'schedule.steps=600'
+) -> dict[str, object]:  # by name
+    "What `KEY=VALUE` says on a command line; values are read as YAML."
+    import yaml
+    found = {}
+    for word in words:
+        key, given, value = word.partition("=")
+        if not given or not key: raise ValueError(f"{word!r} is not of the form KEY=VALUE, such as schedule.steps=600")
+        try: found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error: raise ValueError(f"the value of {word!r} is not YAML: {error}") from None
+    return found
 
-def settings_of(
-    options: argparse.Namespace,  # as `layers_of` takes it
-):  # a `bgcs.runs.settings.Settings`
-    "Settings from a command line, checked."
+def _asked(options):
+    "What a command line says of settings, by dotted name."
+    from bgcs.runs.settings import gather
+    names = [word for word in options.words if "=" not in word]
+    if options.preset: names.append(options.preset)
+    if len(names) > 1:
+        both = " and ".join(map(repr, names))
+        raise ValueError(f"{both} would both be presets; expected one, and KEY=VALUE for what is to differ from it")
+    return gather(
+        _parse_words(word for word in options.words if "=" in word), preset=names[0] if names else None,
+        config=options.config, objects=options.objects, backgrounds=options.backgrounds, masks=options.masks,
+        folder=getattr(options, "folder", None))
+
+def _settings_and_folder(options):
+    "Settings and run folder, a new one where none is named; the folder is noted for messages."
+    from bgcs.runs.runs import new_folder
     from bgcs.runs.settings import settings_from
-    layers, folder = layers_of(options), getattr(options, "folder", None)
-    if not any(layers[:3]) and folder and (Path(folder) / "settings.yaml").is_file():
-        from bgcs.runs.runs import Run
-        layers.insert(0, Run.open(folder).settings.flat())
-    return settings_from(*layers)
-
-def folder_of(
-    options: argparse.Namespace,  # 'folder' and 'runs'
-    settings,  # of the run
-    kind: str = "",  # what to add to the name
-) -> Path:
-    "The run folder: the one named, or a new one named for the preset and the time. Processes that Lightning starts get that of the first."
-    from bgcs.runs.runs import main_process
-    if options.folder: return Path(options.folder)
-    if not main_process():
-        if "BGCS_FOLDER" not in os.environ: raise ValueError("several processes train together, so the run folder must be named: --folder")
-        return Path(os.environ["BGCS_FOLDER"])
-    folder = Path(options.runs) / f"{settings.preset or settings.data.set}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
-    os.environ["BGCS_FOLDER"] = str(folder)
-    return folder
+    settings = settings_from(_asked(options))
+    options.folder = Path(options.folder) if options.folder else new_folder(settings, options.runs)
+    return settings, options.folder
 
 # %% ../../nbs/runs/05_cli.ipynb #7b1672ff
 def _progress(options): return not options.quiet and sys.stderr.isatty()
 
-def train_command(options: argparse.Namespace) -> int:
+def _now(): return time.strftime("%Y%m%d-%H%M%S")
+
+def _train(options):
     "Train, or go on with a run."
     from bgcs.runs.runs import check_folder, main_process, run_train
-    settings = settings_of(options)
-    options.folder = folder = folder_of(options, settings)
+    settings, folder = _settings_and_folder(options)
     done = check_folder(folder, settings)["state"] == "finished"
-    run = run_train(settings, folder, progress=_progress(options), quiet=options.quiet, clusters_of=options.clusters_of)
+    run = run_train(settings, folder, (), _progress(options), options.quiet, options.clusters_of)
     if not main_process(): return 0
-    status, took = run.status, sum(run.status.get("seconds", {}).values())
-    if status["state"] == "interrupted": print(f"\nStopped; what there is can be used. Go on with\n  bgcs train --folder {folder}")
-    else: print(f"\n{'This run was finished before' if done else 'Finished'}, after {took:.0f} s of work. Masks of other images:\n  bgcs predict {folder} IMAGES --out FOLDER")
-    print(f"Report: {folder / 'report.html'}")
-    return 130 if status["state"] == "interrupted" else 0
+    seconds = sum(run.status.get("seconds", {}).values())
+    stopped = run.status["state"] == "interrupted"
+    if stopped: print(f"\nStopped; what there is can be used. Go on with\n  bgcs train --folder {folder}")
+    else:
+        what = "This run was finished before" if done else "Finished"
+        print(f"\n{what}, after {seconds:.0f} s of work. Masks of other images:")
+        print(f"  bgcs predict {folder} IMAGES --out FOLDER")
+    print(f"Report: {run.report}")
+    return 130 if stopped else 0
 
-def demo_command(options: argparse.Namespace) -> int:
+def _demo(options):
     "Train the preset of the quickstart."
-    return train_command(argparse.Namespace(**vars(options) | dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None, clusters_of=None)))
+    given = dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None, clusters_of=None)
+    for name, value in given.items(): setattr(options, name, value)
+    return _train(options)
 
-def cluster_command(options: argparse.Namespace) -> int:
+def _cluster(options):
     "Find clusters, and stop before training."
     from bgcs.runs.runs import run_clusters
-    settings = settings_of(options)
-    options.folder = folder = folder_of(options, settings)
+    settings, folder = _settings_and_folder(options)
     run_clusters(settings, folder, _progress(options), options.quiet)
     print(f"\nClusters: {folder / 'figures' / 'clusters.png'}\nTrain with them:\n  bgcs train --folder {folder}")
     return 0
 
-def describe_command(options: argparse.Namespace) -> int:
-    "Say what the images are."
-    from bgcs.data.describe import describe
-    from bgcs.runs.settings import OWN, load_images
-    data = settings_of(options).data
-    whole, parts = load_images(data)
-    found = describe(whole, parts if data.set in OWN else None)
-    print(found)
-    for name in ("train", "val", "test"): print(f"{name}: {getattr(parts, name)}")
-    if options.out:
-        found.plot().savefig(options.out, dpi=100)
-        print(f"Picture: {options.out}")
+def _sweep(options):
+    "Run trials over ranges of settings."
+    from bgcs.runs.runs import new_folder
+    from bgcs.runs.sweep import check_space, sweep
+    values = _asked(options)
+    settings = check_space(values)
+    options.folder = folder = Path(options.folder or new_folder(settings, options.runs, "-sweep"))
+    prune = not options.no_prune
+    table = sweep(values, folder, options.trials, options.seed, prune, _progress(options), options.quiet)
+    best = folder / table.index[0]
+    first = table.head(10).to_string()
+    print(f"\n{first}\n\nThe best of {len(table)} trials by score: {best}")
+    print(f"Table and picture: {folder / 'trials.csv'}, {folder / 'trials.png'}")
     return 0
 
 # %% ../../nbs/runs/05_cli.ipynb #cd128f26
-def _changes(words):
-    "Settings of other images; the name before the dot may be left out."
-    from bgcs.runs.settings import parse_words
-    return {key if key.startswith("data.") else f"data.{key}": value for key, value in parse_words(words or ()).items()}
-
-def evaluate_command(options: argparse.Namespace) -> int:
+def _evaluate(options):
     "Judge a run."
-    from bgcs.runs.runs import run_evaluate
-    changes = _changes(options.data)
-    out = options.out or (Path(options.run_folder) / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}" if changes else None)
-    found = run_evaluate(options.run_folder, changes, out, quiet=True)
-    for name, value in found.items(): print(f"{name:22} {value:.4f}")
-    print(f"\nWritten to {out or options.run_folder}")
+    from bgcs.runs.runs import load_run
+    changes, out = _parse_words(options.data or ()), options.out
+    if not out: out = Path(options.run_folder) / f"evaluation-{_now()}" if changes else None
+    for name, value in load_run(options.run_folder).evaluate(changes, out).items(): print(f"{name:22} {value:.4f}")
+    written = out or options.run_folder
+    print(f"\nWritten to {written}")
     return 0
 
-def predict_command(options: argparse.Namespace) -> int:
+def _predict(options):
     "Write masks."
-    from bgcs.runs.runs import run_predict
-    given = {name: getattr(options, name) for name in ("tile", "overlap", "threshold", "min_area", "flip") if getattr(options, name) is not None} | ({"on_bad": "skip"} if options.skip_bad else {})
-    found = run_predict(options.run_folder, options.images, options.out, sys.stderr.isatty(), **given)
+    from bgcs.runs.runs import load_run
+    named = ("tile", "overlap", "threshold", "min_area", "flip")
+    given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
+    if options.skip_bad: given["on_bad"] = "skip"
+    found = load_run(options.run_folder).predict(options.images, options.out, sys.stderr.isatty(), **given)
     print(found)
     for problem in found.skipped: print(f"left out: {problem}", file=sys.stderr)
     return 0
 
-def compare_command(options: argparse.Namespace) -> int:
+def _compare(options):
     "Rank runs."
-    from bgcs.training.checkpoints import replace_file
     from bgcs.masks.criteria import plot_comparison
     from bgcs.runs.runs import compare_runs
-    table = compare_runs(options.run_folders, _changes(options.data), progress=sys.stderr.isatty())
-    out = Path(options.out or Path(options.run_folders[0]).resolve().parent / f"comparison-{time.strftime('%Y%m%d-%H%M%S')}")
+    from bgcs.training.checkpoints import replace_file
+    changes = _parse_words(options.data or ())
+    table = compare_runs(options.run_folders, changes, progress=sys.stderr.isatty())
+    beside = Path(options.run_folders[0]).resolve().parent
+    out = Path(options.out or beside / f"comparison-{_now()}")
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
@@ -148,97 +147,175 @@ def compare_command(options: argparse.Namespace) -> int:
     return 0
 
 # %% ../../nbs/runs/05_cli.ipynb #04a46e69
-def sweep_command(options: argparse.Namespace) -> int:
-    "Run trials over ranges of settings."
-    from bgcs.runs.sweep import check_space, split_ranges, sweep
-    values = {}
-    for layer in layers_of(options): values |= layer
-    fixed, space = split_ranges(values)
-    options.folder = folder = folder_of(options, check_space(fixed, space), "-sweep")
-    table = sweep(fixed, space, folder, options.trials, options.seed, not options.no_prune, _progress(options), options.quiet)
-    print(f"\n{table.head(10).to_string()}\n\nThe best of {len(table)} trials by score: {folder / table.index[0]}\nTable and picture: {folder / 'trials.csv'}, {folder / 'trials.png'}")
+def _describe(options):
+    "Say what the images are."
+    from bgcs.data.describe import describe
+    from bgcs.runs.settings import load_images, settings_from
+    data = settings_from(_asked(options)).data
+    whole, parts = load_images(data)
+    found = describe(whole, parts if data.own else None)
+    print(found)
+    for name in ("train", "val", "test"): print(f"{name}:", getattr(parts, name))
+    if options.out:
+        found.plot().savefig(options.out, dpi=100)
+        print(f"Picture: {options.out}")
     return 0
 
-def presets_command(options: argparse.Namespace) -> int:
+def _presets(options):
     "List presets, or one with its sources."
-    from bgcs.runs.settings import describe_preset, list_presets
+    from bgcs.runs.settings import presets
     if not options.name:
-        print(list_presets().to_string(), "\n\nAll settings of one, with their sources: bgcs presets NAME")
+        print(presets().to_string(), "\n\nAll settings of one, with their sources: bgcs presets NAME")
         return 0
-    for key, value, source in describe_preset(options.name).itertuples():
-        shown = f"{key:30} {'null' if value is None else value!s:18} "
-        print(textwrap.fill(source, max(80, shutil.get_terminal_size().columns), initial_indent=shown, subsequent_indent=" " * len(shown), break_long_words=False, break_on_hyphens=False))
+    width = max(80, shutil.get_terminal_size().columns)
+    for key, value, source in presets(options.name).itertuples():
+        shown = "null" if value is None else value
+        first = f"{key:30} {shown!s:18} "
+        print(textwrap.fill(source, width, initial_indent=first, subsequent_indent=" " * len(first),
+                            break_long_words=False, break_on_hyphens=False))
     return 0
 
-def notebook_command(options: argparse.Namespace) -> int:
+def _notebook(options):
     "Run a notebook."
-    from bgcs.runs.notebooks import run_in_new_folder
+    try: from bgcs.runs.notebooks import run_in_new_folder
+    except ModuleNotFoundError as error: raise ModuleNotFoundError(f"{error}: pip install bgcs[notebook]") from None
     run_in_new_folder(options.notebook, options.runs)
     return 0
 
 # %% ../../nbs/runs/05_cli.ipynb #3d19add6
-class _Help(argparse.RawDescriptionHelpFormatter): "Keeps the lines of examples."
+def _takes_settings(parser):
+    add = parser.add_argument
+    add("words", nargs="*", metavar="PRESET | KEY=VALUE",
+        help="a preset, see `bgcs presets`, and settings over it, such as schedule.steps=600")
+    add("--preset", metavar="NAME", help="the preset, as an option")
+    add("--config", metavar="FILE",
+        help="settings in YAML, over the preset's; settings.yaml of a run is such a file")
+    add("--objects", metavar="FOLDER", help="your images that show the object")
+    add("--backgrounds", metavar="FOLDER", help="your images that don't")
+    add("--masks", metavar="FOLDER",
+        help="true masks, named as the object images, to measure with at the end; training never sees them")
 
-def _parent(*arguments):
-    parser = argparse.ArgumentParser(add_help=False)
-    for names, options in arguments: parser.add_argument(*names, **options)
-    return parser
+def _takes_folder(parser):
+    add = parser.add_argument
+    add("--folder", metavar="FOLDER",
+        help="the run folder; one that holds the same run unfinished is gone on with (default: a new one below --runs)")
+    add("--runs", metavar="FOLDER", default="runs", help="where new run folders are made (default: runs)")
+    add("--quiet", action="store_true", help="print nothing but the result")
 
-def _common(): return _parent((("--debug",), dict(action="store_true", help="show the traceback of an error")))
+def _takes_other_images(parser):
+    parser.add_argument(
+        "--data", nargs="+", metavar="KEY=VALUE",
+        help="judge on other images: settings of data, such as set=folders object_folder=A background_folder=B "
+             "(default: the validation and test images of the run)")
+    parser.add_argument("--out", metavar="FOLDER", help="where to write what is found")
 
-def _settings(): return _parent(
-    (("words",), dict(nargs="*", metavar="PRESET | KEY=VALUE", help="a preset, see `bgcs presets`, and settings over it, such as schedule.steps=600")),
-    (("--preset",), dict(metavar="NAME", help="the preset, as an option")),
-    (("--config",), dict(metavar="FILE", help="settings in YAML, over the preset's; settings.yaml of a run is such a file")),
-    (("--objects",), dict(metavar="FOLDER", help="your images that show the object")),
-    (("--backgrounds",), dict(metavar="FOLDER", help="your images that don't")),
-    (("--masks",), dict(metavar="FOLDER", help="true masks, named as the object images, to measure with at the end; training never sees them")))
-
-def _run(): return _parent(
-    (("--folder",), dict(metavar="FOLDER", help="the run folder; one that holds the same run unfinished is gone on with (default: a new one below --runs)")),
-    (("--runs",), dict(metavar="FOLDER", default="runs", help="where new run folders are made (default: runs)")),
-    (("--quiet",), dict(action="store_true", help="print nothing but the result")))
-
-def _data(): return _parent(
-    (("--data",), dict(nargs="+", metavar="KEY=VALUE", help="judge on other images: settings of data, such as set=folders object_folder=A background_folder=B (default: the validation and test images of the run)")),
-    (("--out",), dict(metavar="FOLDER", help="where to write what is found")))
+def _takes_run(parser): parser.add_argument("run_folder", metavar="RUN", help="a run folder")
 
 # %% ../../nbs/runs/05_cli.ipynb #d0bbe20b
-def _predict_arguments(parser):
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
-    parser.add_argument("--out", metavar="FOLDER", help="where masks, overlays and table.csv go (default: predictions in the run folder)")
-    parser.add_argument("--tile", type=int, metavar="PIXELS", help="side of the tiles that large images are cut into (default: as the images trained on were cut)")
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="of its side that a tile has in common with the next (default: 0.5)")
-    parser.add_argument("--threshold", type=float, metavar="SHARE", help="at and above which a pixel counts as object (default: the one chosen in training)")
-    parser.add_argument("--min-area", type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)")
-    parser.add_argument("--flip", choices=("horizontal", "vertical", "both"), help="average over flips, for two or four times the work")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be predicted, and say which")
+def _takes_words(parser):
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE",
+                        help="settings over the preset's, such as schedule.steps=300")
 
-COMMANDS = {  # name: what it does, an example, its function, parents, further arguments
-    "demo": ("train on handwritten digits before textures, in about three minutes; no download", "bgcs demo", demo_command, (_run,), lambda p: p.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings over the preset's, such as schedule.steps=300")),
-    "presets": ("list presets, or all settings of one with their sources", "bgcs presets shipwrecks", presets_command, (), lambda p: p.add_argument("name", nargs="?", metavar="NAME", help="a preset")),
-    "describe": ("say what the images are: counts, sizes, intensities, duplicates", "bgcs describe --objects with --backgrounds without --out images.png", describe_command, (_settings,), lambda p: p.add_argument("--out", metavar="FILE", help="a picture to write, such as images.png")),
-    "cluster": ("find the kinds of background, and stop before training", "bgcs cluster --objects with --backgrounds without clusters.n_clusters=6", cluster_command, (_settings, _run), None),
-    "train": ("train from images to masks, or go on with a run", "bgcs train digits-quick schedule.steps=600\n  bgcs train --objects with --backgrounds without 'data.source=^(.*)_'\n  bgcs train --folder runs/digits-quick-20260101-120000", train_command, (_settings, _run), lambda p: p.add_argument("--clusters-of", metavar="RUN", help="take the clusters of another run, perhaps mended by hand, and find none")),
-    "evaluate": ("judge a run, with true masks and without", "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M", evaluate_command, (_data,), lambda p: p.add_argument("run_folder", metavar="RUN", help="a run folder")),
-    "predict": ("write masks of images of any size", "bgcs predict RUN survey1.png more_surveys/ --out masks", predict_command, (), _predict_arguments),
-    "compare": ("rank runs by criteria that need no masks", "bgcs compare RUN1 RUN2 RUN3", compare_command, (_data,), lambda p: p.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")),
-    "sweep": ("try ranges of settings, and rank the runs without masks", "bgcs sweep digits-quick schedule.steps=300 'objective.divergence_weight=0.3..3 log' 'network.depth=2|3' --trials 20", sweep_command, (_settings, _run), lambda p: (
-        p.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)"), p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn from the ranges (default: 0)"), p.add_argument("--no-prune", action="store_true", help="let bad trials run to their end"))),
-    "notebook": ("run a notebook into a new run folder", "bgcs notebook nbs/tutorials/quickstart.ipynb", notebook_command, (), lambda p: (p.add_argument("notebook", metavar="NOTEBOOK", help="the notebook to run"), p.add_argument("--runs", metavar="FOLDER", default="runs", help="where to make the folder (default: runs)"))),
+def _takes_clusters(parser):
+    parser.add_argument("--clusters-of", metavar="RUN",
+                        help="take the clusters of another run, perhaps mended by hand, and find none")
+
+def _takes_runs(parser):
+    parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")
+
+def _takes_images(parser):
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
+    add("--out", metavar="FOLDER",
+        help="where masks, overlays and table.csv go (default: predictions in the run folder)")
+    add("--tile", type=int, metavar="PIXELS",
+        help="side of the tiles that large images are cut into (default: as the images trained on were cut)")
+    add("--overlap", type=float, metavar="SHARE",
+        help="of its side that a tile has in common with the next (default: 0.5)")
+    add("--threshold", type=float, metavar="SHARE",
+        help="at and above which a pixel counts as object (default: the one chosen in training)")
+    add("--min-area", type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)")
+    add("--flip", choices=("horizontal", "vertical", "both"),
+        help="average over flips, for two or four times the work")
+    add("--skip-bad", action="store_true", help="leave out images that cannot be predicted, and say which")
+
+def _takes_trials(parser):
+    add = parser.add_argument
+    add("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)")
+    add("--seed", type=int, default=0, metavar="N", help="of what is drawn from the ranges (default: 0)")
+    add("--no-prune", action="store_true", help="let bad trials run to their end")
+
+def _takes_picture(parser):
+    parser.add_argument("--out", metavar="FILE", help="a picture to write, such as images.png")
+
+def _takes_name(parser): parser.add_argument("name", nargs="?", metavar="NAME", help="a preset")
+
+def _takes_notebook(parser):
+    parser.add_argument("notebook", metavar="NOTEBOOK", help="the notebook to run")
+    parser.add_argument("--runs", metavar="FOLDER", default="runs", help="where to make the folder (default: runs)")
+
+# %% ../../nbs/runs/05_cli.ipynb #6802d402
+@dataclass(frozen=True)
+class _Command:
+    what: str  # it does
+    example: str  # one or more lines
+    do: Callable  # from options to an exit code
+    takes: tuple[Callable, ...] = ()  # what adds arguments to its parser
+
+_SWEEP = ("bgcs sweep digits-quick schedule.steps=300 'objective.divergence_weight=0.3..3 log' 'network.depth=2|3' "
+          "--trials 20")
+_TRAIN = ("bgcs train digits-quick schedule.steps=600",
+          "bgcs train --objects with --backgrounds without 'data.source=^(.*)_'",
+          "bgcs train --folder runs/digits-quick-20260101-120000")
+_EVALUATE = "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M"
+
+COMMANDS = {
+    "demo": _Command("train on handwritten digits before textures, in about three minutes; no download",
+                     "bgcs demo", _demo, (_takes_folder, _takes_words)),
+    "presets": _Command("list presets, or all settings of one with their sources",
+                        "bgcs presets shipwrecks", _presets, (_takes_name,)),
+    "describe": _Command("say what the images are: counts, sizes, intensities, duplicates",
+                         "bgcs describe --objects with --backgrounds without --out images.png",
+                         _describe, (_takes_settings, _takes_picture)),
+    "cluster": _Command("find the kinds of background, and stop before training",
+                        "bgcs cluster --objects with --backgrounds without clusters.n_clusters=6",
+                        _cluster, (_takes_settings, _takes_folder)),
+    "train": _Command("train from images to masks, or go on with a run",
+                      "\n  ".join(_TRAIN), _train, (_takes_settings, _takes_folder, _takes_clusters)),
+    "evaluate": _Command("judge a run, with true masks and without",
+                         _EVALUATE, _evaluate, (_takes_other_images, _takes_run)),
+    "predict": _Command("write masks of images of any size",
+                        "bgcs predict RUN survey1.png more_surveys/ --out masks",
+                        _predict, (_takes_run, _takes_images)),
+    "compare": _Command("rank runs by criteria that need no masks",
+                        "bgcs compare RUN1 RUN2 RUN3", _compare, (_takes_other_images, _takes_runs)),
+    "sweep": _Command("try ranges of settings, and rank the runs without masks",
+                      _SWEEP, _sweep, (_takes_settings, _takes_folder, _takes_trials)),
+    "notebook": _Command("run a notebook into a new run folder",
+                         "bgcs notebook nbs/tutorials/quickstart.ipynb", _notebook, (_takes_notebook,)),
 }
 
-def make_parser() -> argparse.ArgumentParser:
+# %% ../../nbs/runs/05_cli.ipynb #95b785fa
+class _Help(argparse.RawDescriptionHelpFormatter): "Keeps the lines of examples."
+
+_DESCRIPTION = ("Learn to cut objects out of their backgrounds, knowing of each training image only whether the object "
+                "is in it.")
+_BEGIN = ("Begin with `bgcs demo`, then `bgcs train --objects FOLDER --backgrounds FOLDER`. Help of a command: "
+          "bgcs COMMAND --help\nExit codes: 0 all is well, 1 something failed, 2 a mistake in what was asked, "
+          "130 interrupted.")
+
+def _parser() -> argparse.ArgumentParser:
     "The parser of the whole command line."
-    parser = argparse.ArgumentParser("bgcs", description="Learn to cut objects out of their backgrounds, knowing of each training image only whether the object is in it.", formatter_class=_Help,
-                                     epilog="Begin with `bgcs demo`, then `bgcs train --objects FOLDER --backgrounds FOLDER`. Help of a command: bgcs COMMAND --help\nExit codes: 0 all is well, 1 something failed, 2 a mistake in what was asked, 130 interrupted.")
+    parser = argparse.ArgumentParser("bgcs", description=_DESCRIPTION, formatter_class=_Help, epilog=_BEGIN)
     parser.add_argument("--version", action="version", version=f"bgcs {bgcs.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (what, example, function, parents, further) in COMMANDS.items():
-        own = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example:\n  {example}", formatter_class=_Help, parents=[_common(), *(parent() for parent in parents)])
-        if further: further(own)
-        own.set_defaults(function=function)
+    for name, command in COMMANDS.items():
+        what = command.what[0].upper() + command.what[1:] + "."
+        own = commands.add_parser(name, help=command.what, description=what, formatter_class=_Help,
+                                  epilog=f"example:\n  {command.example}")
+        own.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        for add in command.takes: add(own)
+        own.set_defaults(do=command.do)
     return parser
 
 # %% ../../nbs/runs/05_cli.ipynb #2c5af433
@@ -249,29 +326,39 @@ def _plain_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
         yield
 
-def _failed(options, error, code):
-    "Tell of an error; where the run folder has the traceback, say so."
-    began = getattr(options, "folder", None) and Path(options.folder) / "error.txt"
-    where = f"\nThe traceback is in {began}" if began and began.is_file() and began.stat().st_mtime >= options.began else "" if code == 2 else "\n--debug shows the traceback"
-    print(f"bgcs {options.command}: {'' if code == 2 or str(error) and isinstance(error, (RuntimeError, OSError)) else type(error).__name__ + ': '}{error}{where}", file=sys.stderr)
-    return code
+_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)
+
+def _failed(options, error):
+    "Tell of an error; where the run folder has the traceback, say so. Gives the exit code."
+    mistake = isinstance(error, _MISTAKES) and not isinstance(error, UnicodeError)
+    speaks = str(error) and isinstance(error, (RuntimeError, OSError))  # its words are enough
+    kind = type(error).__name__
+    said = str(error) if mistake or speaks else f"{kind}: {error}"
+    folder = getattr(options, "folder", None)
+    noted = Path(folder) / "error.txt" if folder else None
+    if noted and noted.is_file() and noted.stat().st_mtime >= options.began: said += f"\nThe traceback is in {noted}"
+    elif not mistake: said += "\n--debug shows the traceback"
+    print(f"bgcs {options.command}: {said}", file=sys.stderr)
+    return 2 if mistake else 1
+
+def _interrupted(options):
+    folder = getattr(options, "folder", None)
+    where = f"; what was done so far is in {folder}" if folder else ""
+    print(f"\nInterrupted{where}", file=sys.stderr)
+    return 130
 
 def main(
     arguments=None,  # command line; None: that of this process
 ) -> int:  # exit code
     "Do what a command line says."
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     options.began = time.time()
     with _plain_warnings():
-        try: return options.function(options)
+        try: return options.do(options)
         except BrokenPipeError:  # who reads, such as `head`, has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except KeyboardInterrupt:
-            print(f"\nInterrupted{f'; what was done so far is in {options.folder}' if getattr(options, 'folder', None) else ''}", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt: return _interrupted(options)
         except Exception as error:
             if options.debug: raise
-            mistake = isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)) and not isinstance(error, UnicodeError)
-            return _failed(options, error, 2 if mistake else 1)
+            return _failed(options, error)

@@ -15,35 +15,40 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['with_parameters', 'run_notebook', 'run_in_new_folder']
+__all__ = ['run_notebook', 'run_in_new_folder']
 
 # %% ../../nbs/runs/04_notebooks.ipynb #265ccb8a
-def with_parameters(
+def _with_parameters(
     notebook: nbformat.NotebookNode,  # changed in place
     parameters: dict,  # names and values, which must have a faithful `repr`
 ) -> nbformat.NotebookNode:  # the same notebook
     "Insert a cell that sets parameters after the one tagged `parameters`."
     if not parameters: return notebook
     tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-    if not tagged: raise ValueError(f"this notebook has no cell tagged 'parameters', so {', '.join(parameters)} cannot be set")
+    if not tagged:
+        names = ", ".join(parameters)
+        raise ValueError(f"this notebook has no cell tagged 'parameters', so {names} cannot be set")
     lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
     notebook.cells.insert(tagged[0] + 1, cell)
     return notebook
 
 # %% ../../nbs/runs/04_notebooks.ipynb #f3accf97
+_BARS = ("FloatProgressModel", "IntProgressModel", "AnyModel")  # widgets that have a value and a maximum
+_BAR = "{desc} {bar} {percentage:3.0f} %, {elapsed}"
+
 class _Client(NotebookClient):
     "Executes a notebook and tells of headings, of progress, and of the first masks that appear in the run folder."
     def __init__(self, notebook, folder, **kw):
         super().__init__(notebook, **kw)
         self._folder, self._start, self._told, self._heading = folder, time.monotonic(), False, None
         self._cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-        self._bar = tqdm(total=len(self._cells), disable=None, leave=False, bar_format="{desc} {bar} {percentage:3.0f} %, {elapsed}")  # disable=None: no bar where there is no terminal
+        # disable=None: no bar where there is no terminal
+        self._bar = tqdm(total=len(self._cells), disable=None, leave=False, bar_format=_BAR)
 
     def begin(self, cell, cell_index):
         if cell.cell_type != "code": return
-        titles = [line.lstrip("# ") for c in self.nb.cells[:cell_index] if c.cell_type != "code" for line in c.source.splitlines() if line.startswith("#") or line.startswith("title:")]
-        heading = titles[-1].removeprefix("title: ") if titles else "Notebook"
+        heading = _heading_before(self.nb.cells[:cell_index])
         if heading != self._heading: self._say(heading)
         self._heading = heading
         self._move(self._cells.index(cell_index))
@@ -51,20 +56,27 @@ class _Client(NotebookClient):
     def process_message(self, msg, cell, cell_index):
         result = super().process_message(msg, cell, cell_index)
         state = self.widget_state.get(msg["content"].get("comm_id"), {})
-        if state.get("_model_name") in ("FloatProgressModel", "IntProgressModel", "AnyModel") and state.get("max"):
+        if state.get("_model_name") in _BARS and state.get("max"):
             self._move(self._cells.index(cell_index) + state.get("value", 0) / state["max"])
         return result
 
     def _move(self, done):
         self._bar.n = min(done, self._bar.total)
         self._bar.set_description_str(self._heading or "", refresh=True)
-        if not self._told and (first := next(self._folder.rglob("masks_001.png"), None)):
-            self._told = True
-            self._say(f"First masks: {first}")
+        first = None if self._told else next(self._folder.rglob("masks_001.png"), None)
+        if not first: return
+        self._told = True
+        self._say(f"First masks: {first}")
 
     def _say(self, text): self._bar.write(f"{time.monotonic() - self._start:5.0f} s  {text}", file=sys.stdout)
 
     def close(self): self._bar.close()
+
+def _heading_before(cells):
+    "The last heading of some cells."
+    texts = [cell.source for cell in cells if cell.cell_type != "code"]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith(("#", "title:"))]
+    return lines[-1].lstrip("# ").removeprefix("title: ") if lines else "Notebook"
 
 # %% ../../nbs/runs/04_notebooks.ipynb #87b8fd6f
 def run_notebook(
@@ -73,12 +85,13 @@ def run_notebook(
     parameters: dict | None = None,  # other parameters to set
     timeout: int | None = None,  # most seconds for one cell
 ) -> Path:  # the executed notebook
-    "Execute a notebook from top to bottom with a progress bar in the terminal; the executed notebook is kept also when a cell fails."
-    path, folder = Path(path), Path(folder).resolve()
-    if not path.is_file(): raise FileNotFoundError(f"{path} is not a file; expected a notebook")
+    "Execute a notebook from top to bottom; the executed notebook is kept also when a cell fails."
+    path, folder = _checked(path), Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    notebook = with_parameters(nbformat.read(path, as_version=4), {"run_folder": str(folder)} | (parameters or {}))
-    client = _Client(notebook, folder, timeout=timeout, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(folder)}})
+    changed = {"run_folder": str(folder)} | (parameters or {})
+    notebook = _with_parameters(nbformat.read(path, as_version=4), changed)
+    client = _Client(notebook, folder, timeout=timeout, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
+                     resources={"metadata": {"path": str(folder)}})
     client.on_cell_start = client.begin
     executed = folder / path.name
     try: client.execute()
@@ -87,20 +100,34 @@ def run_notebook(
         nbformat.write(notebook, executed)
     return executed
 
+def _checked(path):
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"{path} is not a file; expected a notebook")
+    return path
+
 # %% ../../nbs/runs/04_notebooks.ipynb #263ecdd6
 def run_in_new_folder(
     path,  # a notebook
     runs="runs",  # where to make the folder
 ) -> Path:  # the folder
     "Run a notebook into a new run folder and say where its results are."
-    path, start = Path(path), time.monotonic()
-    if not path.is_file(): raise FileNotFoundError(f"{path} is not a file; expected a notebook")
-    folder = Path(runs) / f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, start = _checked(path), time.monotonic()
+    now = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(runs) / f"{path.stem}-{now}"
+    executed, metrics = folder / path.name, folder / "metrics.json"
     print(f"Running {path} in {folder}", flush=True)
     try: run_notebook(path, folder)
-    except CellExecutionError as error: raise RuntimeError(f"{error.ename}: {error.evalue}\nThe notebook stopped there; what it did so far is in {folder / path.name}") from None
+    except CellExecutionError as error:
+        what = f"{error.ename}: {error.evalue}"
+        raise RuntimeError(f"{what}\nThe notebook stopped there; what it did so far is in {executed}") from None
     print(f"\nDone in {time.monotonic() - start:.0f} s. Results:")
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name.startswith("masks_") and p.suffix == ".png")): print(f"  {file}")
-    if (metrics := folder / "metrics.json").is_file(): print(f"\n{metrics.read_text().strip()}")
-    print(f"\nOpen the executed notebook in JupyterLab:\n  {Path(sys.executable).parent / 'jupyter'} lab {folder / path.name}")
+    for file in _results(folder): print(f"  {file}")
+    if metrics.is_file(): print(f"\n{metrics.read_text().strip()}")
+    jupyter = Path(sys.executable).parent / "jupyter"
+    print(f"\nOpen the executed notebook in JupyterLab:\n  {jupyter} lab {executed}")
     return folder
+
+def _results(folder):
+    "Files of a run, but for the masks of each round."
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not (path.name.startswith("masks_") and path.suffix == ".png"): yield path

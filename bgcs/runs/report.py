@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -20,9 +21,11 @@ from PIL import Image
 
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
+from ..masks.evaluate import png_bytes
+from ..masks.segment import Segmenter
 
 # %% auto #0
-__all__ = ['READING', 'read_losses', 'plot_losses', 'data_uri', 'read_run', 'warnings_of', 'write_report']
+__all__ = ['read_losses', 'plot_losses', 'data_uri', 'write_report']
 
 # %% ../../nbs/runs/01_report.ipynb #0ee8a376
 def read_losses(
@@ -30,8 +33,10 @@ def read_losses(
 ) -> pd.DataFrame:  # by step: the loss and its terms
     "What was logged of each step; of steps that were done twice, the later."
     table = pd.read_csv(path)
-    if "step" not in table: raise ValueError(f"{path} has no column 'step'; expected a table that Lightning's CSVLogger wrote")
-    return table.drop(columns="epoch", errors="ignore").groupby("step").last().select_dtypes("number").dropna(axis=1, how="all")
+    if "step" not in table:
+        raise ValueError(f"{path} has no column 'step'; expected a table that Lightning's CSVLogger wrote")
+    by_step = table.drop(columns="epoch", errors="ignore").groupby("step").last()
+    return by_step.select_dtypes("number").dropna(axis=1, how="all")
 
 def plot_losses(
     table: pd.DataFrame,  # by step: the loss and its terms, as `read_losses` gives them
@@ -46,7 +51,9 @@ def plot_losses(
         values = values.dropna()
         ax.plot(values, alpha=0.3, lw=0.7)
         ax.plot(values.rolling(max(1, len(values) // 25)).mean(), color=ax.lines[0].get_color())
-        ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.set_xlabel("step", fontsize=7)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel("step", fontsize=7)
     fig.tight_layout(pad=0.4)
     plt.close(fig)
     return fig
@@ -61,13 +68,16 @@ def data_uri(
     content = path if isinstance(path, bytes) else Path(path).read_bytes()
     with Image.open(io.BytesIO(content)) as picture:
         kind = picture.format.lower()
-        if kind not in ("png", "jpeg", "gif", "webp") or len(content) > most or picture.width > widest: kind, content = "jpeg", _smaller(picture, most, widest)
-        else: picture.load()  # which fails where the file is damaged
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        fits = kind in ("png", "jpeg", "gif", "webp") and len(content) <= most and picture.width <= widest
+        if fits: picture.load()  # which fails where the file is damaged
+        else: kind, content = "jpeg", _smaller(picture, most, widest)
+    text = base64.b64encode(content).decode()
+    return f"data:image/{kind};base64,{text}"
 
 def _smaller(picture, most, widest):
-    flat = Image.new("RGB", picture.size, "white")
-    flat.paste(picture.convert("RGBA"), mask=picture.convert("RGBA").getchannel("A"))
+    "A picture as the bytes of a JPEG file, before white."
+    flat, seen = Image.new("RGB", picture.size, "white"), picture.convert("RGBA")
+    flat.paste(seen, mask=seen.getchannel("A"))
     while True:
         flat.thumbnail((widest, 4 * widest))
         out = io.BytesIO()
@@ -76,69 +86,129 @@ def _smaller(picture, most, widest):
         widest = int(0.8 * flat.width)
 
 # %% ../../nbs/runs/01_report.ipynb #d8c66b1a
-READING = {  # criterion: whether more or less of it is better, and what it says
-    "score": ("more", "The one to compare runs by: what is pasted is found again (paste_iou), and composites look real (two_sample_auc). It chose the epoch and the threshold."),
-    "paste_iou": ("more", "Background pasted over parts of object images leaves the mask there empty, and unchanged elsewhere. Low: the model decides by the image as a whole, or marks every edge."),
-    "two_sample_auc": ("less", "A classifier tells composites from real images: 0.5 is chance, 1 always. High: masks leave seams, cut something off, or take background along."),
+_READING = {  # criterion: whether more or less of it is better, and what it says
+    "score": (
+        "more", "The one to compare runs by: what is pasted is found again (paste_iou), and composites look real "
+        "(two_sample_auc). It chose the round and the threshold."),
+    "paste_iou": (
+        "more", "Background pasted over parts of object images leaves the mask there empty, and unchanged elsewhere. "
+        "Low: the model decides by the image as a whole, or marks every edge."),
+    "two_sample_auc": (
+        "less", "A classifier tells composites from real images: 0.5 is chance, 1 always. High: masks leave seams, cut "
+        "something off, or take background along."),
     "two_sample_excess": ("less", "The same, as its distance from chance."),
-    "divergence": ("less", "Distance between composites and real images on held-out images: what training makes small."),
-    "relative_divergence": ("less", "The same, over that of backgrounds without any object: 1 is no better than an empty mask."),
-    "false_positive_area": ("less", "Share of background-only images that is marked, where nothing should be. An empty mask is perfect here, so look at the others too."),
+    "divergence": (
+        "less", "Distance between composites and real images on held-out images: what training makes small."),
+    "relative_divergence": (
+        "less", "The same, over that of backgrounds without any object: 1 is no better than an empty mask."),
+    "false_positive_area": (
+        "less", "Share of background-only images that is marked, where nothing should be. An empty mask is perfect "
+        "here, so look at the others too."),
     "false_positive_mean": ("less", "The same of soft masks."),
-    "removal_residual": ("less", "Area still marked after what was marked has been replaced by background: 0 nothing, 1 all of it, or masks are empty."),
+    "removal_residual": (
+        "less", "Area still marked after what was marked has been replaced by background: 0 nothing, 1 all of it, or "
+        "masks are empty."),
     "separation": ("more", "Masks tell object images from background-only ones: 0.5 is chance, 1 always."),
     "shift_iou": ("more", "The mask of a shifted image is the shifted mask."),
     "flip_iou": ("more", "The mask of a mirrored image is the mirrored mask."),
     "swap_iou": ("more", "Before another background, an object gets the same mask."),
 }
+_MEASURES = {
+    "iou": "Of the pixels that either the mask or the true mask holds, the share that both hold.",
+    "f1": "Harmonic mean of precision and recall over pixels, at the same threshold.",
+    "ap": "Average precision over all thresholds, so it asks only for the right order of pixels.",
+}
+
+# %% ../../nbs/runs/01_report.ipynb #35050258
 _PICTURES = {  # in figures/: what they are called, and how to look at them
-    "images": ("The images", "Intensities and sources, then object images above and background-only images below. If the two kinds differ in more than the object, that is what will be learned."),
-    "clusters": ("Clusters of object images", "A row for each cluster: it should show one kind of background. Two kinds in a row: use more clusters, or mend them by hand."),
-    "plane": ("The plane of backgrounds", "Background-only images lie near each other where the encoder finds them alike; colours are clusters."),
-    "losses": ("Terms of the loss", "Over the steps, pale, with a running mean. Mosaics teach first, composites then, so terms come and go."),
-    "scores": ("Score on held-out images", "After each epoch; the line is at the epoch whose weights were kept."),
-    "masks": ("Masks of test images", "From above: images, soft masks, masks at the threshold, and true masks where there are any."),
-    "composites": ("Composites", "To the left, objects; above, backgrounds; between them, each object cut out with its mask and set before each background. Could they be real?"),
+    "images": (
+        "The images", "Intensities and sources, then object images above and background-only images below. If the two "
+        "kinds differ in more than the object, that is what will be learned."),
+    "clusters": (
+        "Clusters of object images", "A row for each cluster: it should show one kind of background. Two kinds in a "
+        "row: use more clusters, or mend them by hand."),
+    "plane": (
+        "The plane of backgrounds", "Background-only images lie near each other where the encoder finds them alike; "
+        "colours are clusters."),
+    "losses": (
+        "Terms of the loss", "Over the steps, pale, with a running mean. Mosaics teach first, composites then, so "
+        "terms come and go."),
+    "scores": (
+        "Score on held-out images", "After each round; the line is at the round whose weights were kept."),
+    "masks": (
+        "Masks of test images", "From above: images, soft masks, masks at the threshold, and true masks where there "
+        "are any."),
+    "composites": (
+        "Composites", "To the left, objects; above, backgrounds; between them, each object cut out with its mask and "
+        "set before each background. Could they be real?"),
+}
+_MISSING = {
+    "description": "The images have not been described.",
+    "clusters": "No clusters have been found yet.",
+    "criteria": "There are no criteria: training has not come to its end, or too few images were held out.",
+    "metrics": "There are no true masks to measure with, or the masks have not been measured.",
 }
 
 # %% ../../nbs/runs/01_report.ipynb #3b5c1728
-def _json(path): return json.loads(path.read_text(encoding="utf-8"))
-
-def _settings(path):
-    text = path.read_text(encoding="utf-8")
-    try: found = yaml.safe_load(text)
-    except yaml.YAMLError as error: raise ValueError(f"it is not YAML: {str(error).splitlines()[0]}") from None
-    return {"text": text, "values": found if isinstance(found, dict) else {}}
-
-def _clusters(path):
-    clusterer = BackgroundClusterer.load(path)
-    sizes = {name: int((clusterer.labels_ == k).sum()) for k, name in clusterer.edits_.names.items()}
-    return {"sizes": sizes, "all": len(clusterer.labels_), "largest": max(sizes.values(), default=1), "shape": clusterer.shape_}
-
-def _numbers(path):
-    found = _json(path)
-    if not isinstance(found, dict): raise ValueError("it holds no numbers by name")
-    return {name: float(found[name]) for name in sorted(found, key=lambda name: [*READING, name].index(name)) if isinstance(found[name], (int, float))}
-
-def _dict(path):
-    found = _json(path)
+def _read_dict(path):
+    found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict): raise ValueError("it holds no values by name")
     return found
 
-def _predictions(path):
-    images, objects = pd.read_csv(path / "images.csv", keep_default_na=False), pd.read_csv(path / "table.csv")
-    good = images[images.problem == ""]
-    best = good.astype({"presence": float}).nlargest(3, "presence")
-    overlays = [(row.file, path / "overlays" / Path(row.mask).relative_to("masks").with_suffix(".png")) for row in best.itertuples()]
-    return {"images": len(good), "objects": len(objects), "problems": len(images) - len(good), "overlays": [(file, data_uri(overlay)) for file, overlay in overlays if overlay.is_file()]}
+def _read_numbers(path):
+    "Numbers by name, in the order of the criteria."
+    found, order = _read_dict(path), list(_READING)
+    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    return {name: float(found[name]) for name in names if isinstance(found[name], (int, float))}
 
+def _read_settings(path):
+    text = path.read_text(encoding="utf-8")
+    try: found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"it is not YAML: {first}") from None
+    return {"text": text, "values": found if isinstance(found, dict) else {}}
+
+def _read_clusters(path):
+    clusterer = BackgroundClusterer.load(path)
+    sizes = {name: int((clusterer.labels_ == k).sum()) for k, name in clusterer.edits_.names.items()}
+    largest = max(sizes.values(), default=1)
+    return {"sizes": sizes, "all": len(clusterer.labels_), "largest": largest, "shape": clusterer.shape_}
+
+def _read_card(path):
+    "What the model says of itself: values, or groups of values in a line."
+    card = getattr(Segmenter.load(path.parent), "card_", None) or {}
+    return {name: _in_words(value) for name, value in card.items() if value is not None}
+
+def _in_words(value):
+    if isinstance(value, float): return f"{value:.4g}"
+    if not isinstance(value, dict): return str(value)
+    parts = {name: _in_words(part) for name, part in value.items() if part is not None}
+    return ", ".join(f"{name} {part}" for name, part in parts.items())
+
+def _read_text(path): return path.read_text(encoding="utf-8", errors="replace")
+
+def _read_predictions(path):
+    "How many there are, and the overlays of the three images that most surely show the object."
+    images = pd.read_csv(path / "images.csv", keep_default_na=False)
+    objects, good = pd.read_csv(path / "table.csv"), images[images.problem == ""]
+    overlays = []
+    for row in good.astype({"presence": float}).nlargest(3, "presence").itertuples():
+        overlay = path / "overlays" / Path(row.mask).relative_to("masks").with_suffix(".png")
+        if overlay.is_file(): overlays.append((row.file, data_uri(overlay)))
+    counts = {"images": len(good), "objects": len(objects), "problems": len(images) - len(good)}
+    return counts | {"overlays": overlays}
+
+# %% ../../nbs/runs/01_report.ipynb #cb57c26a
 _PARTS = {  # part of the page: what it is made of, and how it is read
-    "settings": ("settings.yaml", _settings), "versions": ("versions.json", _dict), "status": ("status.json", _dict), "description": ("description.txt", lambda path: path.read_text(encoding="utf-8", errors="replace")),
-    "clusters": ("clusterer", _clusters), "criteria": ("criteria.json", _numbers), "metrics": ("metrics.json", _numbers), "predictions": ("predictions", _predictions),
+    "settings": ("settings.yaml", _read_settings), "versions": ("versions.json", _read_dict),
+    "status": ("status.json", _read_dict), "description": ("description.txt", _read_text),
+    "clusters": ("clusterer", _read_clusters), "criteria": ("criteria.json", _read_numbers),
+    "metrics": ("metrics.json", _read_numbers), "card": ("model/segmenter.safetensors", _read_card),
+    "predictions": ("predictions", _read_predictions),
 }
-_MISSING = {"description": "The images have not been described.", "clusters": "No clusters have been found yet.", "criteria": "There are no criteria: training has not come to its end, or too few images were held out.", "metrics": "There are no true masks to measure with, or the masks have not been measured."}
 
-def read_run(
+def _read_run(
     folder,  # of a run
 ) -> dict:  # by part of the page what was found, None where there is nothing; 'problems': what cannot be read
     "What a run folder holds."
@@ -146,197 +216,156 @@ def read_run(
     for part, (name, read) in _PARTS.items():
         found[part] = None
         try: found[part] = read(folder / name) if (folder / name).exists() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error: problems.append(f"{name} cannot be read, so it is left out: {error}")
-    return found | {"pictures": _pictures(folder, problems), "epochs": _epochs(folder, problems), "problems": problems}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{name} cannot be read, so it is left out: {error}")
+    pictures, rounds = _read_pictures(folder, problems), _read_rounds(folder, problems)
+    return found | {"pictures": pictures, "rounds": rounds, "problems": problems}
 
-def _pictures(folder, problems):
+def _read_pictures(folder, problems):
     "Pictures by name, as text, those known first."
     paths = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
-    found = {name: _shown(paths[name], problems) for name in [*(name for name in _PICTURES if name in paths), *(name for name in paths if name not in _PICTURES)]}
+    names = [name for name in _PICTURES if name in paths] + [name for name in paths if name not in _PICTURES]
+    found = {name: _shown(paths[name], problems) for name in names}
     logged = folder / "logs" / "metrics.csv"
     if "losses" not in found and logged.is_file():
-        try: found["losses"] = data_uri(_png(plot_losses(read_losses(logged))))
-        except (ValueError, OSError) as error: problems.append(f"{logged.name} cannot be read, so there are no curves: {error}")
+        try: found["losses"] = _curves(logged)
+        except (ValueError, OSError) as error:
+            problems.append(f"{logged.name} cannot be read, so there are no curves: {error}")
     return {name: uri for name, uri in found.items() if uri}
 
-def _png(figure):
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100)
-    return out.getvalue()
+def _curves(path):
+    return data_uri(png_bytes(plot_losses(read_losses(path))))
+
+def _read_rounds(folder, problems, most=12, size=700_000):
+    "Pictures of masks by round, the first and the last among them."
+    numbered = {}
+    for path in sorted((folder / "figures" / "training").glob("masks_*.png")):
+        named = re.fullmatch(r"masks_(\d+)", path.stem)
+        if named: numbered[int(named[1])] = path
+    rounds = sorted(numbered)
+    some = np.linspace(0, len(rounds) - 1, most).round().astype(int).tolist() if rounds else []
+    some = [rounds[i] for i in sorted(set(some))]
+    found = [(n, _shown(numbered[n], problems, size // len(some))) for n in some]
+    return [(n, uri) for n, uri in found if uri]
 
 def _shown(path, problems, most=150_000):
+    "A picture as text; None where it can't be shown."
     try: return data_uri(path, most)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error: problems.append(f"{path.name} is no picture that can be shown: {error}")
-
-def _epochs(folder, problems, most=12, size=700_000):
-    "Pictures of masks by epoch, the first and the last among them."
-    numbered = {int(re.sub(r"\D", "", path.stem)): path for path in sorted((folder / "figures" / "training").glob("masks_*.png")) if re.fullmatch(r"masks_\d+", path.stem)}
-    if not numbered: return []
-    epochs = sorted(numbered)
-    some = [epochs[i] for i in sorted(set(np.linspace(0, len(epochs) - 1, most).round().astype(int).tolist()))]
-    found = [(epoch, _shown(numbered[epoch], problems, size // len(some))) for epoch in some]
-    return [(epoch, uri) for epoch, uri in found if uri]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        problems.append(f"{path.name} is no picture that can be shown: {error}")
 
 # %% ../../nbs/runs/01_report.ipynb #4a0e8d74
-def warnings_of(
-    found: dict,  # as `read_run` gives it
+def _warnings_of(
+    found: dict,  # as `_read_run` gives it
 ) -> list[str]:
     "What to look into before the masks are believed."
-    status, criteria, metrics, clusters = (found[part] or {} for part in ("status", "criteria", "metrics", "clusters"))
-    state, at = status.get("state", "finished"), f", at {status['stage']}," if status.get("stage") else ""
-    said = []
-    if state == "failed": said.append(f"This run failed{at} with: {status.get('error', 'an error that was not written down')}")
-    elif state != "finished": said.append(f"This run is not finished: it was {'interrupted' if state == 'interrupted' else 'running'}{at} when this page was written.")
-    said += [line[2:] for line in (found["description"] or "").splitlines() if line.startswith("! ")]
-    sizes = clusters.get("sizes", {})
-    said += [f"Cluster {name} has only {n} of {clusters['all']} background-only images: is it a kind of background, or a few odd images?" for name, n in sizes.items() if n < clusters["all"] / len(sizes) / 4]
-    if metrics.get("iou", 1) <= metrics.get("otsu_iou", 0): said.append(f"The masks' IoU, {metrics['iou']:.3f}, is no better than that of Otsu's threshold, {metrics['otsu_iou']:.3f}, which needs no training.")
-    if criteria.get("two_sample_auc", 0) > 0.9: said.append(f"A classifier tells composites from real images nearly always (two_sample_auc {criteria['two_sample_auc']:.2f}): look at the composites for what gives them away.")
-    if criteria.get("removal_residual", 0) >= 1: said.append("As much is marked after removing what was marked as before, or nothing is marked at all: the masks are not to be trusted.")
-    if criteria.get("false_positive_area", 0) > 0.05: said.append(f"{criteria['false_positive_area']:.0%} of the area of background-only images is marked, where there is no object.")
-    if (found["predictions"] or {}).get("problems"): said.append(f"{found['predictions']['problems']} images could not be predicted: see predictions/images.csv.")
+    described = (found["description"] or "").splitlines()
+    noticed = [line[2:] for line in described if line.startswith("! ")]
+    masks = _doubts(found["criteria"] or {}, found["metrics"] or {})
+    said = [*_unfinished(found["status"] or {}), *noticed, *_odd_clusters(found["clusters"]), *masks]
+    failed = (found["predictions"] or {}).get("problems")
+    if failed: said.append(f"{failed} images could not be predicted: see predictions/images.csv.")
     return said + found["problems"]
 
-# %% ../../nbs/runs/01_report.ipynb #a28a2f3e
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6675; --line: #d8dde4; --ground: #f4f6f8; --card: #ffffff; --accent: #0072b2; --warn: #9a4b00; --warn-ground: #fff4e5; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a3adba; --line: #3a424e; --ground: #15191f; --card: #1e242c; --accent: #56b4e9; --warn: #ffb866; --warn-ground: #33281a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-p { margin: .5rem 0; max-width: 46rem; } .soft, figcaption { color: var(--soft); } .small { font-size: .88rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; margin: 1.4rem 0; }
-.fact { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; } .fact b { display: block; font-size: 1.5rem; line-height: 1.25; font-weight: 650; } .fact span { color: var(--soft); font-size: .86rem; }
-.warnings { background: var(--warn-ground); border-left: 4px solid var(--warn); border-radius: 4px; padding: .7rem 1rem .7rem 2rem; margin: 1.2rem 0; } .warnings li { margin: .25rem 0; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; break-inside: avoid; } figure .picture { text-align: center; } figure img { background: #fff; border-radius: 4px; width: 100%; max-width: 560px; max-height: 620px; height: auto; object-fit: contain; vertical-align: middle; } figure.wide img { max-width: 900px; } figcaption { font-size: .9rem; margin-top: .5rem; } figcaption b { color: var(--ink); }
-table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); width: 100%; margin: .8rem 0; font-size: .93rem; } th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; } tr:last-child > * { border-bottom: 0; } thead th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } tbody th { font-weight: 500; white-space: nowrap; }
-.bar { display: block; height: .65rem; margin-top: .45rem; background: var(--accent); border-radius: 2px; min-width: 2px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem; overflow-x: auto; font: .86rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; } details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-.slider { display: flex; gap: .8rem; align-items: center; margin-top: .6rem; } .slider input { flex: 1; max-width: 30rem; accent-color: var(--accent); } [hidden] { display: none !important; }
-@media (max-width: 700px) { main { padding: 1.2rem .9rem 3rem; } table { display: block; overflow-x: auto; } td:last-child { min-width: 15rem; } td.number:last-child { min-width: 0; } .slider { flex-wrap: wrap; } }
-@page { margin: 14mm; }
-@media print { :root { --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --accent: #0072b2; --warn-ground: #fff; } main { max-width: none; padding: 0; } body { font-size: 10.5pt; } h2 { break-after: avoid; } table, pre { break-inside: avoid; } .slider { display: none; } }
-"""
-_SCRIPT = """
-const slider = document.querySelector('.slider'), range = slider.querySelector('input'), frames = [...document.querySelectorAll('.frame')], said = slider.querySelector('output');
-const show = () => { frames.forEach((frame, i) => frame.hidden = i != range.value); said.value = 'epoch ' + frames[range.value].dataset.epoch; };
-slider.hidden = false; range.addEventListener('input', show); show();
-"""
+def _unfinished(status):
+    state, stage = status.get("state", "finished"), status.get("stage")
+    at = f", at {stage}," if stage else ""
+    error = status.get("error", "an error that was not written down")
+    if state == "failed": yield f"This run failed{at} with: {error}"
+    elif state != "finished":
+        was = "interrupted" if state == "interrupted" else "running"
+        yield f"This run is not finished: it was {was}{at} when this page was written."
 
-# %% ../../nbs/runs/01_report.ipynb #2b6d3955
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="generator" content="bgcs"><title>{{ title }} – bgcs run</title><style>{{ style|safe }}</style></head>
-<body><main>
-{%- macro picture(name, wide=true) %}{% if name in pictures %}
-<figure{% if wide %} class="wide"{% endif %}><div class="picture"><img src="{{ pictures[name] }}" alt="{{ captions[name][0] }}"></div><figcaption><b>{{ captions[name][0] }}.</b> {{ captions[name][1] }}</figcaption></figure>
-{%- endif %}{% endmacro %}
-<header><h1>{{ title }}</h1><p class="soft">{{ subtitle }}</p></header>
-<div class="facts">{% for value, what in facts %}<div class="fact"><b>{{ value }}</b><span>{{ what }}</span></div>{% endfor %}</div>
-{% if warnings %}<ul class="warnings" aria-label="Warnings">{% for text in warnings %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
+def _odd_clusters(clusters):
+    if not clusters: return
+    sizes, total = clusters["sizes"], clusters["all"]
+    for name, n in sizes.items():
+        if n >= total / len(sizes) / 4: continue
+        few = f"Cluster {name} has only {n} of {total} background-only images"
+        yield f"{few}: is it a kind of background, or a few odd images?"
 
-<h2>Masks</h2>
-{% if not ("masks" in pictures or "composites" in pictures) %}<p class="soft">There are no masks yet.</p>{% endif %}
-{{ picture("masks") }}{{ picture("composites", false) }}
-{% if metrics %}
-<h3>Against true masks</h3>
-<p class="small soft">Measured on test images whose true masks training never saw. Otsu's threshold on each image needs no training; it is the floor to stand above.</p>
-<table><thead><tr><th scope="col">measure</th><th scope="col" class="number">these masks</th><th scope="col" class="number">Otsu</th><th scope="col">what it is</th></tr></thead><tbody>
-{% for name, what in measures.items() if name in metrics %}<tr><th scope="row">{{ name|upper if name != "iou" else "IoU" }}</th><td class="number">{{ number(metrics[name]) }}</td><td class="number">{{ number(metrics["otsu_" + name]) if "otsu_" + name in metrics else "–" }}</td><td>{{ what }}</td></tr>{% endfor %}
-</tbody></table>
-{% else %}<p class="soft">{{ missing.metrics }}</p>{% endif %}
-
-<h2>Without true masks: how far to trust them</h2>
-{% if criteria %}
-<p class="small soft">Criteria from held-out images, their presence and their backgrounds. Each has a blind spot; several together leave few places to hide.</p>
-<table><thead><tr><th scope="col">criterion</th><th scope="col" class="number">value</th><th scope="col">better</th><th scope="col">how to read it</th></tr></thead><tbody>
-{% for name, value in criteria.items() %}<tr><th scope="row"><code>{{ name }}</code></th><td class="number">{{ number(value) }}</td><td>{{ reading[name][0] if name in reading else "" }}</td><td>{{ reading[name][1] if name in reading else "" }}</td></tr>{% endfor %}
-</tbody></table>
-{% else %}<p class="soft">{{ missing.criteria }}</p>{% endif %}
-
-<h2>Images</h2>
-{% if description %}<p>{{ description.splitlines()[0] }}</p>{% else %}<p class="soft">{{ missing.description }}</p>{% endif %}
-{{ picture("images") }}
-
-<h2>Kinds of background</h2>
-{% if clusters %}
-<table><thead><tr><th scope="col">cluster</th><th scope="col" class="number">background-only images</th><th scope="col" style="width: 50%">share</th></tr></thead><tbody>
-{% for name, n in clusters.sizes.items() %}<tr><th scope="row">{{ name }}</th><td class="number">{{ "{:,}".format(n) }}</td><td><span class="bar" style="width: {{ "%.1f"|format(100 * n / [clusters.largest, 1]|max) }}%"></span></td></tr>{% endfor %}
-</tbody></table>
-{% else %}<p class="soft">{{ missing.clusters }}</p>{% endif %}
-{{ picture("clusters") }}{{ picture("plane", false) }}
-
-<h2>Training</h2>
-{% if not (epochs or "losses" in pictures or "scores" in pictures) %}<p class="soft">Training has not begun, or nothing was logged.</p>{% endif %}
-{% if epochs %}
-<figure class="wide"><div class="picture">{% for epoch, uri in epochs %}<img class="frame" data-epoch="{{ epoch }}" src="{{ uri }}" alt="Masks of test images after epoch {{ epoch }}"{{ "" if loop.last else " hidden" }}>{% endfor %}</div>
-<div class="slider" hidden><label for="epoch">Masks as they formed</label><input id="epoch" type="range" min="0" max="{{ epochs|length - 1 }}" value="{{ epochs|length - 1 }}"><output for="epoch">epoch {{ epochs[-1][0] }}</output></div>
-<figcaption><b>Masks of the same images by epoch.</b> From above: images, their masks, and true masks where there are any. They are for the eye only; training doesn't see them.</figcaption></figure>
-{% endif %}
-{{ picture("losses") }}{{ picture("scores", false) }}
-
-{% if predictions %}<h2>Predictions</h2>
-<p>{{ "{:,}".format(predictions.objects) }} objects in {{ "{:,}".format(predictions.images) }} images. Masks, overlays and tables are in <a href="predictions">predictions</a>.</p>
-{% for file, uri in predictions.overlays %}<figure class="wide"><div class="picture"><img src="{{ uri }}" alt="Outlines of what was found in {{ file }}"></div><figcaption><b>{{ file }}</b></figcaption></figure>{% endfor %}{% endif %}
-{% if others %}<h2>More pictures</h2>{% for name in others %}<figure class="wide"><div class="picture"><img src="{{ pictures[name] }}" alt="{{ name }}"></div><figcaption><b>{{ name }}</b></figcaption></figure>{% endfor %}{% endif %}
-
-<h2>How to go on</h2>
-{% for what, text in onwards %}<p>{{ what }}</p><pre>{{ text }}</pre>{% endfor %}
-
-<h2>How it was made</h2>
-{% if settings %}<details><summary>Settings</summary><pre>{{ settings.text }}</pre></details>{% endif %}
-{% if description %}<details><summary>Description of the images</summary><pre>{{ description }}</pre></details>{% endif %}
-{% if status and status.seconds is mapping %}<details><summary>Time spent</summary><table><tbody>{% for name, value in status.seconds.items() %}<tr><th scope="row">{{ name }}</th><td class="number">{{ value }} s</td></tr>{% endfor %}</tbody></table></details>{% endif %}
-{% if versions %}<details open><summary>Versions</summary><table><tbody>{% for name, value in versions.items() %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></details>{% endif %}
-</main>{% if epochs %}<script>{{ script|safe }}</script>{% endif %}</body></html>
-"""
-_MEASURES = {"iou": "Of the pixels that either the mask or the true mask holds, the share that both hold.", "f1": "Harmonic mean of precision and recall over pixels, at the same threshold.", "ap": "Average precision over all thresholds, so it asks only for the right order of pixels."}
+def _doubts(criteria, metrics):
+    "What criteria and metrics say against the masks."
+    iou, otsu = metrics.get("iou", 1), metrics.get("otsu_iou", 0)
+    told, area = criteria.get("two_sample_auc", 0), criteria.get("false_positive_area", 0)
+    if iou <= otsu:
+        than = f"is no better than that of Otsu's threshold, {otsu:.3f}, which needs no training"
+        yield f"The masks' IoU, {iou:.3f}, {than}."
+    if told > 0.9:
+        nearly = f"A classifier tells composites from real images nearly always (two_sample_auc {told:.2f})"
+        yield f"{nearly}: look at the composites for what gives them away."
+    if criteria.get("removal_residual", 0) >= 1:
+        yield ("As much is marked after removing what was marked as before, or nothing is marked at all: the masks are "
+               "not to be trusted.")
+    if area > 0.05: yield f"{area:.0%} of the area of background-only images is marked, where there is no object."
 
 # %% ../../nbs/runs/01_report.ipynb #002c11fc
-def _number(value): return "–" if not np.isfinite(value) else f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+def _number(value):
+    if not np.isfinite(value): return "–"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 def _facts(found):
-    "The few figures at the top."
-    counts = [(f"{int(n):,}", f"{kind} images") for n, kind in re.findall(r"(\d+) (object|background-only) images", (found["description"] or "").split("\n")[0])]
-    clusters, criteria, metrics, predictions = (found[part] or {} for part in ("clusters", "criteria", "metrics", "predictions"))
-    if clusters: counts.append((str(len(clusters["sizes"])), "kinds of background"))
-    if "score" in criteria: counts.append((_number(criteria["score"]), "score, without true masks"))
-    if "iou" in metrics: counts.append((_number(metrics["iou"]), f"IoU with true masks (Otsu {_number(metrics['otsu_iou'])})" if "otsu_iou" in metrics else "IoU with true masks"))
-    if predictions: counts.append((f"{predictions['objects']:,}", "objects found in predictions"))
-    return counts
-
-def _onwards(folder, found):
-    "What to type next."
-    run, clusters = shlex.quote(str(folder)), found["clusters"]
-    if (found["status"] or {}).get("state", "finished") != "finished": yield "Go on with this run where it stopped:", f"bgcs train --folder {run}"
-    if not (folder / "model").is_dir(): return
-    yield "Masks of other images, of any size, with overlays and a table of what was found:", f"bgcs predict {run} IMAGES --out FOLDER"
-    tile = f", tile={min(clusters['shape'][1:])}" if clusters else ""
-    yield "The same in Python:", f"from bgcs.masks.predict import predict_files\nfrom bgcs.masks.segment import Segmenter\n\nsegmenter = Segmenter.load({str(folder / 'model')!r})\nfound = predict_files(segmenter, \"images\", \"found\"{tile})\nfound.plot()"
-    yield "Judge it on other images, or rank it beside other runs:", f"bgcs evaluate {run} --data set=folders object_folder=WITH background_folder=WITHOUT\nbgcs compare {run} OTHER_RUN"
+    "The few figures at the top, each with what it counts."
+    described = (found["description"] or "").split("\n")[0]
+    counts = re.findall(r"(\d+) (object|background-only) images", described)
+    facts = [(format(int(n), ","), f"{kind} images") for n, kind in counts]
+    criteria, metrics = found["criteria"] or {}, found["metrics"] or {}
+    if found["clusters"]: facts.append((str(len(found["clusters"]["sizes"])), "kinds of background"))
+    if "score" in criteria: facts.append((_number(criteria["score"]), "score, without true masks"))
+    if "iou" in metrics:
+        otsu = _number(metrics["otsu_iou"]) if "otsu_iou" in metrics else None
+        beside = f" (Otsu {otsu})" if otsu else ""
+        facts.append((_number(metrics["iou"]), f"IoU with true masks{beside}"))
+    if found["predictions"]: facts.append((f"{found['predictions']['objects']:,}", "objects found in predictions"))
+    return facts
 
 def _titles(folder, found):
     "Title and subtitle."
     values, status = (found["settings"] or {}).get("values", {}), found["status"] or {}
     data, seconds = values.get("data"), status.get("seconds")
-    set_name = data.get("set") if isinstance(data, dict) else data
-    parts = [f"data: {set_name}" * bool(set_name), str(status.get("state", "")), f"{sum(seconds.values()):,.0f} s of work" if isinstance(seconds, dict) and all(isinstance(v, (int, float)) for v in seconds.values()) else "", f"folder {folder}"]
+    images = data.get("set") if isinstance(data, dict) else data
+    parts = [f"data: {images}" if images else "", str(status.get("state", "")), _spent(seconds), f"folder {folder}"]
     return str(values.get("preset") or folder.resolve().name), " · ".join(part for part in parts if part)
 
+def _spent(seconds):
+    counted = isinstance(seconds, dict) and all(isinstance(n, (int, float)) for n in seconds.values())
+    total = sum(seconds.values()) if counted else 0
+    return f"{total:,.0f} s of work" if counted else ""
+
+# %% ../../nbs/runs/01_report.ipynb #da135aee
+def _onwards(folder, found):
+    "What to type next, each with what it does."
+    run, python = shlex.quote(str(folder)), repr(str(folder))
+    if (found["status"] or {}).get("state", "finished") != "finished":
+        yield "Go on with this run where it stopped:", f"bgcs train --folder {run}"
+    if not (folder / "model").is_dir(): return
+    what = "Masks of other images, of any size, with overlays and a table of what was found:"
+    yield what, f"bgcs predict {run} IMAGES --out FOLDER"
+    lines = f"import bgcs\n\nrun = bgcs.load_run({python})\n" + 'found = run.predict("images", "found")\nfound.plot()'
+    yield "The same in Python:", lines
+    judge = f"bgcs evaluate {run} --data set=folders object_folder=WITH background_folder=WITHOUT"
+    yield "Judge it on other images, or rank it beside other runs:", f"{judge}\nbgcs compare {run} OTHER_RUN"
+
+# %% ../../nbs/runs/01_report.ipynb #079ffb2f
 def write_report(
     folder,  # of a run
 ) -> Path:  # report.html, in that folder
     "Write the page of a run, which replaces an older one only when it is complete."
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; expected that of a run")
-    if not any((folder / name).exists() for name in ("settings.yaml", "figures", "model")): raise FileNotFoundError(f"{folder} holds no run: expected settings.yaml, figures or a model in it")
-    found = read_run(folder)
-    title, subtitle = _titles(folder, found)
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    html = page.render(found, title=title, subtitle=subtitle, facts=_facts(found), warnings=warnings_of(found), onwards=list(_onwards(folder, found)), others=[name for name in found["pictures"] if name not in _PICTURES],
-                       captions=_PICTURES, reading=READING, measures=_MEASURES, missing=_MISSING, number=_number, style=_STYLE, script=_SCRIPT)
-    replace_file(folder / "report.html", html.encode(errors="replace"))
+    if not any((folder / name).exists() for name in ("settings.yaml", "figures", "model")):
+        raise FileNotFoundError(f"{folder} holds no run: expected settings.yaml, figures or a model in it")
+    replace_file(folder / "report.html", _page(folder).encode(errors="replace"))
     return folder / "report.html"
+
+def _page(folder):
+    "The page of a run, as text."
+    found = _read_run(folder)
+    title, subtitle = _titles(folder, found)
+    others = [name for name in found["pictures"] if name not in _PICTURES]
+    template = (resources.files("bgcs.runs") / "report.html.j2").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(template).render(
+        found, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
+        onwards=list(_onwards(folder, found)), others=others, captions=_PICTURES, reading=_READING,
+        measures=_MEASURES, missing=_MISSING, number=_number)

@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning as L
 import pandas as pd
 import yaml
 
 from ..training.checkpoints import replace_file
+from ..training.learner import NotFinite, OutOfMemory, mixed_seed
 from .settings import Settings, settings_from
 from .runs import Run, run_train
-from ..training.learner import NotFinite, OutOfMemory, mixed_seed
 
 # %% auto #0
-__all__ = ['Range', 'Choices', 'as_range', 'split_ranges', 'check_space', 'PruneTrial', 'best_score', 'sweep', 'sweep_table',
-           'plot_sweep']
+__all__ = ['Range', 'Choices', 'check_space', 'sweep']
 
 # %% ../../nbs/runs/03_sweep.ipynb #393e37cf
 @dataclass(frozen=True)
@@ -33,7 +30,11 @@ class Range:
 
     def ends(self) -> tuple: "Values that must be valid."; return self.low, self.high
 
-    def draw(self, key, trial): return (trial.suggest_int if isinstance(self.low, int) and isinstance(self.high, int) else trial.suggest_float)(key, self.low, self.high, log=self.log)
+    def draw(self, key, trial):
+        "A value for an Optuna trial."
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        suggest = trial.suggest_int if whole else trial.suggest_float
+        return suggest(key, self.low, self.high, log=self.log)
 
 @dataclass(frozen=True)
 class Choices:
@@ -42,78 +43,91 @@ class Choices:
 
     def ends(self) -> tuple: "Values that must be valid."; return self.values
 
-    def draw(self, key, trial): return self.values[trial.suggest_int(key, 0, len(self.values) - 1)] if len(self.values) == 1 else trial.suggest_categorical(key, self.values)
+    def draw(self, key, trial):
+        "A value for an Optuna trial."
+        if len(self.values) == 1: return self.values[trial.suggest_int(key, 0, 0)]
+        return trial.suggest_categorical(key, self.values)
 
+# %% ../../nbs/runs/03_sweep.ipynb #e925de1a
 _RANGE = re.compile(r"\s*([^\s.]\S*?|\.\d\S*?)\s*\.\.\s*(\S+?)(\s+log)?\s*")
 
-def as_range(
+def _as_range(
     key: str,  # dotted name of a setting
     value,  # of it, as it came
 ) -> Range | Choices | None:  # None: a plain value; so are all settings of `data`
     "A range, where it is one."
+    if isinstance(value, (Range, Choices)): return value
     if not isinstance(value, str) or key.startswith("data."): return None
     if "|" in value: return Choices(tuple(yaml.safe_load(part) for part in value.split("|")))
     if ".." not in value: return None
     try:
         low, high, log = _RANGE.fullmatch(value).groups()
-        low, high = (int(end) if re.fullmatch(r"[+-]?\d+", end) else float(end) for end in (low, high))
-    except (AttributeError, ValueError): raise ValueError(f"{key}={value!r} is no range; expected such as 0.3..3, 1..8, 1e-4..1e-2 log") from None
-    if not low < high or (log and low <= 0): raise ValueError(f"{key}={value!r}; expected the lower end first" + (", above 0 for log" if log else ""))
+        low, high = _end(low), _end(high)
+    except (AttributeError, ValueError):
+        raise ValueError(f"{key}={value!r} is no range; expected such as 0.3..3, 1..8, 1e-4..1e-2 log") from None
+    above = ", above 0 for log" if log else ""
+    if not low < high or (log and low <= 0):
+        raise ValueError(f"{key}={value!r}; expected the lower end first{above}")
     return Range(low, high, bool(log))
 
-def split_ranges(
-    values: dict[str, object],  # by dotted name
-) -> tuple[dict, dict]:  # plain values, and ranges
-    "Which settings are fixed, and which are to be tried."
-    found = {key: as_range(key, value) for key, value in values.items()}
-    return {key: value for key, value in values.items() if found[key] is None}, {key: span for key, span in found.items() if span is not None}
+def _end(text): return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+
+def _split(values):
+    "Plain values, and ranges."
+    spans = {key: _as_range(key, value) for key, value in values.items()}
+    fixed = {key: value for key, value in values.items() if spans[key] is None}
+    return fixed, {key: span for key, span in spans.items() if span is not None}
 
 # %% ../../nbs/runs/03_sweep.ipynb #1bcd254f
-def _optuna():
-    try: import optuna
-    except ImportError: raise ModuleNotFoundError("a sweep needs Optuna, which is not installed: pip install bgcs[sweep]") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
 def check_space(
-    fixed: dict[str, object],  # plain settings, by dotted name
-    space: dict[str, Range | Choices],  # settings to be tried
-) -> Settings:  # of the first trial that could be
+    values: dict[str, object],  # by dotted name: plain settings, and ranges
+) -> Settings:  # of a trial that could be
     "Refuse what no trial could run."
-    if not space: raise ValueError("there is no range to sweep over; give one such as objective.divergence_weight='0.3..3 log', or choices such as network.depth='2|3'")
+    fixed, space = _split(values)
+    if not space:
+        such = "objective.divergence_weight='0.3..3 log', or choices such as network.depth='2|3'"
+        raise ValueError(f"there is no range to sweep over; give one such as {such}")
     first = {key: span.ends()[0] for key, span in space.items()}
     for key, span in space.items():
         for value in span.ends(): settings = settings_from(fixed, first, {key: value})
-    if not settings.schedule.choose: raise ValueError("schedule.choose=False; a sweep ranks trials by their score on validation images, so it must be true")
-    if settings.trainer.devices != 1 or settings.trainer.num_nodes != 1: raise ValueError(f"trainer.devices={settings.trainer.devices} and num_nodes={settings.trainer.num_nodes}; a trial of a sweep is trained on one device. Start as many sweeps as there are devices, each in its own folder")
-    settings.trainer.check_devices()
+    if not settings.schedule.choose:
+        why = "a sweep ranks trials by their score on validation images, so it must be true"
+        raise ValueError(f"schedule.choose=False; {why}")
+    _check_one_device(settings.trainer)
     return settings
 
-class PruneTrial(L.Callback):
-    "Reports the score of each epoch, and stops a trial that is worse than the median of the others at that epoch."
-    def __init__(self,
-        trial,  # Optuna's
-        after: float = 0.3,  # share of training before which nothing is stopped
-    ):
-        self.trial, self.after, self.pruned = trial, after, False
-
-    def on_train_epoch_end(self, trainer, segmenter):
-        if not segmenter.history_: return
-        self.trial.report(segmenter.history_[-1]["score"], trainer.current_epoch)
-        self.pruned = segmenter.trained_share >= self.after and trainer.global_step < trainer.max_steps and self.trial.should_prune()
-        if self.pruned: segmenter.stop()
+def _check_one_device(trainer):
+    trainer.check_devices()
+    if trainer.devices == 1 and trainer.num_nodes == 1: return
+    several = f"trainer.devices={trainer.devices} and num_nodes={trainer.num_nodes}"
+    advice = "Start as many sweeps as there are devices, each in its own folder"
+    raise ValueError(f"{several}; a trial of a sweep is trained on one device. {advice}")
 
 # %% ../../nbs/runs/03_sweep.ipynb #09fb9156
+def _optuna():
+    try: import optuna
+    except ImportError:
+        raise ModuleNotFoundError("a sweep needs Optuna, which is not installed: pip install bgcs[sweep]") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
 def _study(folder, fixed, space, seed):
     "The study in a folder, new or gone on with."
-    optuna, path = _optuna(), Path(folder) / "sweep.yaml"
-    description = yaml.safe_dump({"seed": seed, "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in fixed.items()}, "ranges": {key: str(span) for key, span in space.items()}})
-    if path.is_file() and path.read_text() != description: raise ValueError(f"{folder} holds another sweep, see {path}. Choose another folder, or the same settings and ranges to go on with it")
-    if not path.is_file() and Path(folder).is_dir() and any(Path(folder).iterdir()): raise ValueError(f"{folder} holds files, and no sweep; choose another folder")
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    optuna, path = _optuna(), folder / "sweep.yaml"
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in fixed.items()}
+    ranges = {key: str(span) for key, span in space.items()}
+    description = yaml.safe_dump({"seed": seed, "settings": settings, "ranges": ranges})
+    if path.is_file() and path.read_text() != description:
+        advice = "Choose another folder, or the same settings and ranges to go on with it"
+        raise ValueError(f"{folder} holds another sweep, see {path}. {advice}")
+    if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files, and no sweep; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     replace_file(path, description.encode())
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(Path(folder) / "study.log")))
-    return optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, pruner=optuna.pruners.MedianPruner(n_startup_trials=4))
+    log = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(log), study_name="sweep", direction="maximize", load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4))
 
 def _ask(study, space, seed):
     "The next trial and its values; one that was interrupted comes again, with its folder."
@@ -128,21 +142,57 @@ def _ask(study, space, seed):
     if "folder" not in trial.user_attrs: trial.set_user_attr("folder", f"trial-{index:03}")
     return trial, values
 
-def _done(study): return [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED") or "error" in t.user_attrs]
+def _done(study):
+    "Trials that are at their end."
+    return [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED") or "error" in t.user_attrs]
 
-def best_score(
-    run: Run,  # trained
-) -> float:  # in [0, 1]
-    "The best score of a run's epochs."
+# %% ../../nbs/runs/03_sweep.ipynb #25c5679f
+class _Pruning:
+    "Reports the score of each round, and stops a trial that falls behind."
+    def __init__(self,
+        trial,  # Optuna's
+        after: float = 0.3,  # share of training before which nothing is stopped
+    ):
+        self.trial, self.after, self.pruned = trial, after, False
+
+    def callback(self):
+        "For Lightning."
+        from lightning.pytorch.callbacks import LambdaCallback
+        return LambdaCallback(on_train_epoch_end=self.end_round)
+
+    def end_round(self, trainer, module):
+        segmenter = getattr(module, "model", module)
+        if not segmenter.history_: return
+        self.trial.report(segmenter.history_[-1]["score"], trainer.current_epoch)
+        midway = segmenter.trained_share >= self.after and trainer.global_step < trainer.max_steps
+        self.pruned = midway and self.trial.should_prune()
+        if self.pruned: segmenter.stop()
+
+def _try(study, trial, settings, folder, prune, progress, quiet, clusters):
+    "Run a trial, and tell the study how it ended."
+    pruning, states = _Pruning(trial), _optuna().trial.TrialState
+    callbacks = [pruning.callback()] if prune else []
+    clusters_of = clusters if folder != clusters else None
+    try: run = run_train(settings, folder, callbacks, progress, quiet, clusters_of)
+    except (NotFinite, OutOfMemory) as error:
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=states.FAIL)
+        return
+    if pruning.pruned: study.tell(trial, state=states.PRUNED)
+    elif run.status["state"] != "finished": raise KeyboardInterrupt
+    else: study.tell(trial, _best_score(run))
+
+def _best_score(run: Run) -> float:
+    "The best score of a run's rounds."
     path = run.folder / "logs" / "scores.csv"
     scores = pd.read_csv(path).get("score", []) if path.is_file() and path.stat().st_size > 1 else []
-    if not len(scores): raise ValueError(f"{run.folder} has no scores: its validation images are too few to judge by, so trials can't be ranked. Use more images, or fewer clusters")
-    return float(max(scores))
+    if len(scores): return float(max(scores))
+    why = "its validation images are too few to judge by, so trials can't be ranked"
+    raise ValueError(f"{run.folder} has no scores: {why}. Use more images, or fewer clusters")
 
 # %% ../../nbs/runs/03_sweep.ipynb #55b5c595
 def sweep(
-    fixed: dict[str, object],  # plain settings, by dotted name
-    space: dict[str, Range | Choices],  # settings to be tried, as `split_ranges` finds them
+    values: dict[str, object],  # by dotted name: plain settings, and ranges such as '0.3..3 log' or '2|3'
     folder,  # of the sweep: new, or that of the same sweep, to go on with
     n_trials: int = 20,  # trials in all
     seed: int = 0,  # of what is drawn from the ranges
@@ -152,52 +202,52 @@ def sweep(
 ) -> pd.DataFrame:  # one row a trial, the best first: 'score', 'state', the settings tried
     "Run trials, and rank them."
     if n_trials < 1: raise ValueError(f"n_trials={n_trials}; expected at least 1")
-    check_space(fixed, space)
+    check_space(values)
+    folder, (fixed, space) = Path(folder), _split(values)
     study = _study(folder, fixed, space, seed)
-    clusters = None if any(key == "seed" or key.startswith("clusters.") for key in space) else Path(folder) / "trial-000"
+    varied = any(key == "seed" or key.startswith("clusters.") for key in space)
+    clusters = None if varied else folder / "trial-000"
     while len(_done(study)) < n_trials:
-        trial, values = _ask(study, space, seed)
+        trial, tried = _ask(study, space, seed)
         name = trial.user_attrs["folder"]
-        if not quiet: print(f"{name} of {n_trials}: {', '.join(f'{key}={value:.4g}' if isinstance(value, float) else f'{key}={value}' for key, value in values.items())}", flush=True)
-        _try(study, trial, settings_from(fixed, values), Path(folder) / name, prune, progress, quiet, clusters)
-        table = sweep_table(study)
-        replace_file(Path(folder) / "trials.csv", table.to_csv().encode())
-        plot_sweep(table).savefig(Path(folder) / "trials.png", dpi=100)
-    return sweep_table(study)
+        if not quiet: print(f"{name} of {n_trials}:", _in_words(tried), flush=True)
+        _try(study, trial, settings_from(fixed, tried), folder / name, prune, progress, quiet, clusters)
+        table = _table_of(study)
+        replace_file(folder / "trials.csv", table.to_csv().encode())
+        _plot(table).savefig(folder / "trials.png", dpi=100)
+    return _table_of(study)
 
-def _try(study, trial, settings, folder, prune, progress, quiet, clusters):
-    pruning, states = PruneTrial(trial), _optuna().trial.TrialState
-    try: run = run_train(settings, folder, [pruning] if prune else [], progress, quiet, clusters if folder != clusters else None)
-    except (NotFinite, OutOfMemory) as error:
-        trial.set_user_attr("error", str(error))
-        study.tell(trial, state=states.FAIL)
-        return
-    if pruning.pruned: study.tell(trial, state=states.PRUNED)
-    elif run.status["state"] != "finished": raise KeyboardInterrupt
-    else: study.tell(trial, best_score(run))
+def _in_words(values):
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
 
-def sweep_table(
-    study,  # Optuna's
-) -> pd.DataFrame:  # one row a trial, the best first
-    "What was tried, and what it gave."
-    rows = {}
+def _table_of(study):
+    "What was tried, and what it gave; the best first."
+    states, rows = {"COMPLETE": "finished", "PRUNED": "pruned"}, {}
     for t in _done(study):
-        score = t.value if t.state.name == "COMPLETE" else max(t.intermediate_values.values(), default=float("nan"))
-        rows[t.user_attrs["folder"]] = {"score": score, "state": {"COMPLETE": "finished", "PRUNED": "pruned"}.get(t.state.name, "failed")} | t.params
+        best = max(t.intermediate_values.values(), default=float("nan"))
+        score = t.value if t.state.name == "COMPLETE" else best
+        rows[t.user_attrs["folder"]] = {"score": score, "state": states.get(t.state.name, "failed")} | t.params
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("score", ascending=False).rename_axis("trial")
 
-def plot_sweep(
+# %% ../../nbs/runs/03_sweep.ipynb #2b5a8bef
+def _plot(
     table: pd.DataFrame,  # as `sweep` gives it
 ):  # a matplotlib figure
     "The score over each setting; trials that were pruned are hollow."
     import matplotlib.pyplot as plt
     keys = [key for key in table if key not in ("score", "state")]
     fig, axes = plt.subplots(1, len(keys), figsize=(2.6 * len(keys), 2.2), sharey=True, squeeze=False)
+    finished = table.state == "finished"
     for ax, key in zip(axes[0], keys):
-        values = table[key] if pd.api.types.is_numeric_dtype(table[key]) else table[key].astype(str)
-        for done in (True, False): ax.scatter(values[(table.state == "finished") == done], table.score[(table.state == "finished") == done], s=16, color="tab:blue", facecolor=None if done else "none")
-        if pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > 20 * values.min(): ax.set_xscale("log")
-        ax.set_xlabel(key, fontsize=8); ax.tick_params(labelsize=7)
+        numbers = pd.api.types.is_numeric_dtype(table[key])
+        values = table[key] if numbers else table[key].astype(str)
+        for done in (True, False):
+            some, fill = finished == done, None if done else "none"
+            ax.scatter(values[some], table.score[some], s=16, color="tab:blue", facecolor=fill)
+        if numbers and values.min() > 0 and values.max() > 20 * values.min(): ax.set_xscale("log")
+        ax.set_xlabel(key, fontsize=8)
+        ax.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("best score", fontsize=8)
     fig.tight_layout(pad=0.4)
     plt.close(fig)

@@ -31,7 +31,7 @@ from .checkpoints import _Checkpoints, read_checkpoint, remove_parts, write_chec
 from .learner import NotFinite, OutOfMemory, Stopped, Trainable, _BatchNormAcross, rank_and_world, seeded
 
 # %% auto #0
-__all__ = ['LOOP', 'train']
+__all__ = ['train']
 
 # %% ../../nbs/training/02_loop.ipynb #6b8d07a5
 def _anywhere(trainer, here):
@@ -354,7 +354,7 @@ def _run(trainer, module, loader, validation, start, what):
         raise OutOfMemory(_what_fits(model, batch, trainer.strategy.root_device, error)) from None
 
 # %% ../../nbs/training/02_loop.ipynb #e2f94ae9
-LOOP = "bgcs.training/2"  # of what a checkpoint holds
+_LOOP = "bgcs.training/2"  # of what a checkpoint holds
 
 @contextmanager
 def _sharing_files(apart):
@@ -390,7 +390,7 @@ def train(
     "Train a model, or go on. An interrupt ends it early with a warning, and leaves the model as it is; SIGTERM exits."
     check_whole("save_every", save_every, 0, "steps")
     check_choice("on_bad", on_bad, ("stop", "skip"))
-    identity = None if identity is None else {"loop": LOOP} | identity
+    identity = None if identity is None else {"loop": _LOOP} | identity
     module = _Module(model, on_bad)
     with tempfile.TemporaryDirectory() as scratch, _quiet_lightning():
         trainer = _make_trainer(folder, identity, save_every, callbacks, progress, settings)

@@ -5,57 +5,92 @@
 # %% ../../nbs/widgets/02_composites.ipynb #fbc0c984
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import ipywidgets as W
+import anywidget
 import numpy as np
 import torch
+import traitlets as T
 from IPython.display import display
 
+from ..data.checks import check_choice, listed
+from ..data.images import ImageSet
+from ..training.checkpoints import replace_file
+from ..backgrounds.cluster import BackgroundClusterer
 from ..objective.batches import check_clusters
 from ..objective.blend import composite, composite_grid, harden
-from ..training.checkpoints import replace_file
-from ..masks.criteria import predict_masks
-from ..backgrounds.cluster import BackgroundClusterer
 from ..objective.divergence import make_divergence
-from ..data.images import ImageSet
+from ..masks.criteria import predict_masks
 from ..masks.segment import Segmenter
-from .shared import picture_grid, png
+from .shared import asset, picture_grid, picture_png, png
 
 # %% auto #0
-__all__ = ['MODES', 'Composites', 'BlindTest', 'CompositeViewer']
+__all__ = ['BlindTest', 'CompositeViewer']
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a05001
+def _check_both_kinds(data):
+    "Composites need objects, and backgrounds to put them before."
+    objects, backgrounds = len(data.objects), len(data.backgrounds)
+    if objects and backgrounds: return
+    there = f"{objects} object and {backgrounds} background-only images"
+    raise ValueError(f"this set has {there}; both kinds are needed to show composites")
+
+def _check_masks(masks, data):
+    "There must be a mask for each object image."
+    shape, expected = tuple(masks.shape), (len(data.objects), 1, *data.shape[1:])
+    if shape != expected: raise ValueError(f"masks have shape {shape}; expected {expected}, one for each object image")
+
+def _distance_to(real, draw):
+    "Sliced Wasserstein distance to real images, as a function of other images; nan where there are too few of either."
+    distance = make_divergence("sliced")
+
+    def measure(images):
+        if len(real) < 2 or not len(images): return math.nan
+        return float(distance(images, real, generator=torch.Generator().manual_seed(draw)))
+    return measure
 
 # %% ../../nbs/widgets/02_composites.ipynb #66ab5730
-class Composites:
+class _Composites:
     "Composites of a set's object images, made when they are asked for."
     def __init__(self,
         masks,  # a trained `Segmenter`, another model (see `bgcs.masks.criteria.predict_masks`), or masks `(n, 1, h, w)` in [0, 1] of the object images
         data: ImageSet,  # object and background-only images
         clusters,  # a fitted `BackgroundClusterer`, or the cluster of every image `(len(data),)`
     ):
+        _check_both_kinds(data)
         self.objects, self.backgrounds, self.channels = data.objects.images, data.backgrounds.images, data.shape[0]
-        if not len(self.objects) or not len(self.backgrounds): raise ValueError(f"this set has {len(self.objects)} object and {len(self.backgrounds)} background-only images; both kinds are needed to show composites")
         named = isinstance(clusters, BackgroundClusterer)
         found = clusters.predict(data) if named else check_clusters(clusters, len(data))
         self.object_clusters, self.background_clusters = found[data.presence], found[~data.presence]
         self.targets = sorted(set(self.background_clusters.tolist()) - {-1})
-        if not self.targets: raise ValueError("no background-only image has a cluster, so there is nothing to put objects before")
+        if not self.targets:
+            raise ValueError("no background-only image has a cluster, so there is nothing to put objects before")
         self.names = {k: clusters.edits_.names[k] if named else str(k) for k in self.targets}
         self.model, self._known = masks, {}
         if isinstance(masks, torch.Tensor):
-            if masks.shape != (len(self.objects), 1, *data.shape[1:]): raise ValueError(f"masks have shape {tuple(masks.shape)}; expected {(len(self.objects), 1, *data.shape[1:])}, one for each object image")
+            _check_masks(masks, data)
             self._known = dict(enumerate(masks))
 
-    def forget(self) -> None: "Predict masks anew, since the model has learnt."; self._known = {} if not isinstance(self.model, torch.Tensor) else self._known
+    @property
+    def ready(self) -> bool:
+        "There are masks: a segmenter gives some once it is trained."
+        return not isinstance(self.model, Segmenter) or self.model.normalization_ is not None
+
+    def forget(self) -> None:
+        "Predict masks anew, since the model has learnt."
+        if not isinstance(self.model, torch.Tensor): self._known = {}
 
     def masks(self,
         numbers,  # of object images
+        threshold: float | None = None,  # at and above which a pixel counts as object; None: the masks are soft
     ) -> torch.Tensor:  # `(n, 1, h, w)` in [0, 1]
-        "Soft masks."
+        "Masks of some objects."
         new = [i for i in dict.fromkeys(map(int, numbers)) if i not in self._known]
         if new: self._known |= zip(new, predict_masks(self.model, self.objects[torch.tensor(new)]))
-        return torch.stack([self._known[int(i)] for i in numbers])
+        soft = torch.stack([self._known[int(i)] for i in numbers])
+        return soft if threshold is None else harden(soft, threshold)
 
     def some(self,
         members: torch.Tensor,  # `(n,)` bool
@@ -68,11 +103,11 @@ class Composites:
     def before(self,
         numbers,  # of object images
         onto,  # of background-only images, as many
-        threshold: float | None,  # at and above which a pixel counts as object; None: the soft mask
+        threshold: float | None,  # as for `masks`
     ) -> torch.Tensor:  # `(n, c, h, w)`
         "Objects before backgrounds, one each."
-        masks = self.masks(numbers)
-        return composite(self.objects[torch.as_tensor(numbers)], masks if threshold is None else harden(masks, threshold), self.backgrounds[torch.as_tensor(onto)])
+        objects, backgrounds = self.objects[torch.as_tensor(numbers)], self.backgrounds[torch.as_tensor(onto)]
+        return composite(objects, self.masks(numbers, threshold), backgrounds)
 
     def distances(self,
         made: torch.Tensor,  # `(n, c, h, w)` composites of one cluster
@@ -80,19 +115,18 @@ class Composites:
         target: int,  # the cluster
         draw: int = 0,  # of the real images
         most: int = 128,  # real images compared with
-    ) -> dict[str, float]:  # of 'composites', of the 'backgrounds' alone, and of as many other 'real' images; nan where the cluster has too few
-        "Sliced Wasserstein distance to real object images of the cluster."
+    ) -> dict[str, float]:  # of 'composites', of the 'backgrounds' alone, and of as many other 'real' images
+        "Sliced Wasserstein distance to real object images of the cluster; nan where it has too few."
         real = self.objects[torch.from_numpy(self.some(self.object_clusters == target, most + len(made), draw, 1))]
         others, real = real[:len(made)], real[len(made):]
-        distance, generator = make_divergence("sliced"), lambda: torch.Generator().manual_seed(draw)
-        measure = lambda images: float(distance(images, real, generator=generator())) if len(real) > 1 and len(images) else float("nan")
+        measure = _distance_to(real, draw)
         return {"composites": measure(made), "backgrounds": measure(onto), "real": measure(others)}
 
 # %% ../../nbs/widgets/02_composites.ipynb #d4ca56bd
 @dataclass
 class BlindTest:
-    "Questions of the kind: which of these is real?"
-    composites: Composites
+    "Questions of the kind: which of these is real? `CompositeViewer` asks them; its `test` has the answers."
+    composites: _Composites
     choices: int = 4  # pictures to choose from
     random_state: int = 0  # seed
     answers: list[bool] = field(default_factory=list)  # whether each was right
@@ -102,18 +136,20 @@ class BlindTest:
     def __post_init__(self):
         c = self.composites
         self.clusters = [k for k in c.targets if (c.object_clusters == k).any() and (c.object_clusters != k).any()]
-        if not self.clusters: raise ValueError("no cluster has real object images, and others to move there; use more clusters, or more images")
+        if self.clusters: return
+        why = "no cluster has real object images, and others to move there"
+        raise ValueError(f"{why}; use more clusters, or more images")
 
     def ask(self,
         threshold: float | None = 0.5,  # of the masks; None: soft
     ) -> torch.Tensor:  # `(choices, c, h, w)`
         "The pictures of the next question."
-        c, seed, self.asked, self.open = self.composites, (self.random_state, self.asked), self.asked + 1, True
-        rng = np.random.default_rng(seed)
-        self.cluster = int(rng.choice(self.clusters))
-        moved = rng.choice(np.flatnonzero((c.object_clusters != self.cluster).numpy()), self.choices - 1)
-        onto = rng.choice(np.flatnonzero((c.background_clusters == self.cluster).numpy()), self.choices - 1)
-        real = rng.choice(np.flatnonzero((c.object_clusters == self.cluster).numpy()))
+        c, rng = self.composites, np.random.default_rng((self.random_state, self.asked))
+        self.asked, self.open, self.cluster = self.asked + 1, True, int(rng.choice(self.clusters))
+        ours, there = (c.object_clusters == self.cluster).numpy(), (c.background_clusters == self.cluster).numpy()
+        moved = rng.choice(np.flatnonzero(~ours), self.choices - 1)
+        onto = rng.choice(np.flatnonzero(there), self.choices - 1)
+        real = rng.choice(np.flatnonzero(ours))
         pictures, self.right = list(c.before(moved, onto, threshold)), int(rng.integers(self.choices))
         pictures.insert(self.right, c.objects[int(real)])
         return torch.stack(pictures)
@@ -122,8 +158,9 @@ class BlindTest:
         choice: int,  # number of a picture, from 0
     ) -> bool:
         "Whether that one is real."
+        last = self.choices - 1
         if not self.open: raise ValueError("no question is open; ask first")
-        if not 0 <= choice < self.choices: raise ValueError(f"choice={choice}; expected 0 to {self.choices - 1}")
+        if not 0 <= choice <= last: raise ValueError(f"choice={choice}; expected 0 to {last}")
         self.open = False
         self.answers.append(choice == self.right)
         return self.answers[-1]
@@ -132,14 +169,275 @@ class BlindTest:
     def p_value(self) -> float:
         "Probability of so many right answers, or more, by chance."
         from scipy.stats import binomtest
-        return float(binomtest(sum(self.answers), len(self.answers), 1 / self.choices, alternative="greater").pvalue) if self.answers else 1.0
+        if not self.answers: return 1.0
+        right, asked, chance = sum(self.answers), len(self.answers), 1 / self.choices
+        return float(binomtest(right, asked, chance, alternative="greater").pvalue)
 
-    def __str__(self): return f"{sum(self.answers)} of {len(self.answers)} right; by chance {len(self.answers) / self.choices:.1f} (p = {self.p_value:.2g})" if self.answers else "no answer yet"
+    def __str__(self):
+        if not self.answers: return "no answer yet"
+        right, answered = sum(self.answers), len(self.answers)
+        return f"{right} of {answered} right; by chance {answered / self.choices:.1f} (p = {self.p_value:.2g})"
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a05007
+_MODES = ("one", "grid", "test")  # one object, many objects and all clusters, the blind test
+_RANGES = {"threshold": (0.05, 0.95), "draw": (0, 1_000_000)}
+
+@dataclass(frozen=True)
+class _Settings:
+    "What is shown."
+    mode: str = "one"  # of `_MODES`
+    object: int = 0  # its number
+    target: int = 0  # cluster of the backgrounds
+    threshold: float = 0.5  # at and above which a pixel counts as object
+    soft: bool = False  # masks as they are, without a threshold
+    draw: int = 0  # of backgrounds and real images
+
+    @property
+    def cut(self) -> float | None:
+        "The threshold, or None where masks are soft."
+        return None if self.soft else self.threshold
+
+def _check_settings(
+    changes: dict,  # settings by name
+    composites: _Composites,
+) -> None:
+    "Refuse what cannot be shown."
+    ranges = _RANGES | {"object": (0, len(composites.objects) - 1)}
+    for name, value in changes.items():
+        check_choice("setting", name, asdict(_Settings()))
+        if name == "mode": check_choice(name, value, _MODES)
+        if name == "target" and value not in composites.targets:
+            targets = listed(composites.targets, 12)
+            raise ValueError(f"target={value!r} is no cluster with background-only images; there are {targets}")
+        low, high = ranges.get(name, (value, value))
+        if not low <= value <= high: raise ValueError(f"{name}={value!r}; expected {low} to {high}")
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a0500a
+@dataclass
+class _Panel:
+    "Pictures under a caption."
+    label: str
+    rows: list  # of images `(c, h, w)`; empty where there are none
+
+def _one(
+    composites: _Composites,
+    settings: _Settings,
+    columns: int,  # pictures side by side
+) -> dict[str, torch.Tensor]:  # 'object', 'mask', 'composites', 'backgrounds', 'real': `(n, c, h, w)`
+    "The images that are shown of one object."
+    c, i, k = composites, settings.object, settings.target
+    onto = c.some(c.background_clusters == k, columns, settings.draw, 0)
+    others = (c.object_clusters == k) & (torch.arange(len(c.objects)) != i)
+    real = c.some(others, columns, settings.draw, 1)
+    return {
+        "object": c.objects[i:i + 1],
+        "mask": c.masks([i], settings.cut),
+        "composites": c.before([i] * len(onto), onto, settings.cut),
+        "backgrounds": c.backgrounds[torch.from_numpy(onto)],
+        "real": c.objects[torch.from_numpy(real)],
+    }
+
+def _panels_of_one(composites, settings, shown):
+    "The panels of one object."
+    target, own = composites.names[settings.target], int(composites.object_clusters[settings.object])
+    name, share, n = composites.names.get(own, own), float(shown["mask"].mean()), len(shown["composites"])
+    label = f"object {settings.object}" if own == -1 else f"object {settings.object}, cluster {name}"
+    real = f"real object images of cluster {target}"
+    if not len(shown["real"]): real = f"no real object image is in cluster {target}"
+    above = [
+        _Panel(label, [shown["object"]]),
+        _Panel(f"mask, {share:.0%}", [shown["mask"]]),
+        _Panel(f"the object before {n} backgrounds of cluster {target}", [shown["composites"]]),
+    ]
+    return [above, [_Panel(real, [shown["real"]] if len(shown["real"]) else [])]]
+
+def _said_of_one(composites, settings, shown):
+    "How far composites are from real images."
+    made, bare = shown["composites"], shown["backgrounds"]
+    found = composites.distances(made, bare, settings.target, settings.draw)
+    to = f"Sliced Wasserstein distance to real images of cluster {composites.names[settings.target]}"
+    ours = f"these composites {found['composites']:.3f}"
+    others = f"the bare backgrounds {found['backgrounds']:.3f}, as many other real images {found['real']:.3f}"
+    return f"{to}: {ours}, {others}."
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a0500d
+_MOST_ACROSS = 12  # clusters of a grid
+
+def _grid(
+    composites: _Composites,
+    settings: _Settings,
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects `(n,)`, of backgrounds `(m,)`, and `(n, m, c, h, w)` composites
+    "Objects before one background of each cluster."
+    c = composites
+    numbers = c.some(torch.ones(len(c.objects), dtype=torch.bool), 5, settings.draw, 2)
+    across = [c.some(c.background_clusters == k, 1, settings.draw, 3) for k in c.targets[:_MOST_ACROSS]]
+    onto = np.concatenate(across)
+    objects, backgrounds = c.objects[torch.from_numpy(numbers)], c.backgrounds[torch.from_numpy(onto)]
+    return numbers, onto, composite_grid(objects, c.masks(numbers, settings.cut), backgrounds)
+
+def _panels_of_grid(composites, settings, numbers, onto, made):
+    "One panel: backgrounds above; objects and their masks to the left."
+    blank = torch.ones_like(composites.objects[0])
+    rows = [[blank, blank, *composites.backgrounds[torch.from_numpy(onto)]]]
+    for i, mask, row in zip(numbers, composites.masks(numbers, settings.cut), made):
+        rows.append([composites.objects[int(i)], mask, *row])
+    objects = listed(numbers, len(numbers))
+    across = ", ".join(composites.names[k] for k in composites.targets[:_MOST_ACROSS])
+    label = f"objects {objects} and their masks, before a background of each of the clusters {across}"
+    return [[_Panel(label, rows)]]
+
+def _said_of_grid(composites, settings, onto, made):
+    "How far the composites of each cluster are from its real images."
+    found = []
+    for j, k in enumerate(composites.targets[:len(onto)]):
+        bare = composites.backgrounds[torch.from_numpy(onto[[j] * len(made)])]
+        distance = composites.distances(made[:, j], bare, k, settings.draw)["composites"]
+        found.append(f"{composites.names[k]}: {distance:.3f}")
+    said = "Sliced Wasserstein distance to real images, by cluster: " + ", ".join(found)
+    n = len(composites.targets)
+    return said + (f" (the first {_MOST_ACROSS} of {n} clusters)." if n > _MOST_ACROSS else ".")
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a05010
+def _plot_panels(
+    panels: list[list[_Panel]],  # rows of panels
+    zoom: int,  # screen pixels a pixel
+    caption: int = 20,  # height of a caption in pixels
+    gap: int = 16,  # pixels between panels
+):  # a matplotlib figure
+    "Panels with their captions, placed as in the view."
+    import matplotlib.pyplot as plt
+    rows = [[(panel.label, picture_grid(panel.rows, zoom)) for panel in row if panel.rows] for row in panels]
+    rows = [row for row in rows if row]
+    widths = [[max(sheet.shape[1], 6 * len(label)) + gap for label, sheet in row] for row in rows]
+    heights = [caption + gap + max(sheet.shape[0] for _, sheet in row) for row in rows]
+    width, height, y = max(map(sum, widths)), sum(heights), 0
+    fig = plt.figure(figsize=(width / 100, height / 100), dpi=100)
+    for row, across, down in zip(rows, widths, heights):
+        x = 0
+        for (label, sheet), wide in zip(row, across):
+            high, broad = sheet.shape[:2]
+            fig.text(x / width, 1 - (y + caption - 5) / height, label, fontsize=7.5)
+            ax = fig.add_axes((x / width, 1 - (y + caption + high) / height, broad / width, high / height))
+            ax.imshow(sheet)
+            ax.axis("off")
+            x += wide
+        y += down
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a05012
+class _CompositeView(anywidget.AnyWidget):
+    "What `CompositeViewer` shows; the browser sends messages, and changes nothing itself."
+    _esm, _css = asset("composites.js"), asset("composites.css")
+    controls = T.Dict().tag(sync=True)  # 'objects', how many; 'targets', lists of number and name; 'threshold' and 'draw', their ranges
+    settings = T.Dict().tag(sync=True)  # those of `_Settings`
+    said = T.Dict().tag(sync=True)  # 'notes', 'lead', which is bold, and 'text'
+    panels = T.List().tag(sync=True)  # rows of panels: 'label' and 'png'
+    question = T.Dict().tag(sync=True)  # of the blind test: whether it is 'open'; 'right' and 'wrong', numbers of pictures or None
+
+def _notes(composites):
+    "What one must know to trust what is shown."
+    notes = []
+    if not composites.ready: notes.append("This segmenter isn't trained yet: call its fit, then this viewer's refresh.")
+    if composites.channels == 2: notes.append("Of 2 channels the first is shown.")
+    if composites.channels > 3: notes.append(f"Of {composites.channels} channels the first three are shown.")
+    return notes
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a05019
+class _Pictures:
+    "What is shown of composites, as settings ask."
+    def __init__(self,
+        composites: _Composites,
+        settings: _Settings,
+        columns: int,  # composites, and real images, side by side
+        zoom: int,  # screen pixels a pixel
+    ):
+        self.composites, self.settings, self.columns, self.zoom = composites, settings, columns, zoom
+
+    def one(self) -> dict[str, torch.Tensor]:  # 'object', 'mask', 'composites', 'backgrounds', 'real': `(n, c, h, w)`
+        "The images that are shown of one object."
+        return _one(self.composites, self.settings, self.columns)
+
+    def grid(self) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects `(n,)`, of backgrounds `(m,)`, and `(n, m, c, h, w)` composites
+        "Objects before one background of each cluster."
+        return _grid(self.composites, self.settings)
+
+    def _panels(self):
+        "Rows of panels, and what is said of them."
+        composites, settings = self.composites, self.settings
+        if settings.mode == "test":
+            raise ValueError("a picture of a question would tell what is asked; choose mode='one' or 'grid'")
+        if settings.mode == "one":
+            shown = self.one()
+            return _panels_of_one(composites, settings, shown), _said_of_one(composites, settings, shown)
+        numbers, onto, made = self.grid()
+        panels = _panels_of_grid(composites, settings, numbers, onto, made)
+        return panels, _said_of_grid(composites, settings, onto, made)
+
+    def picture(self) -> np.ndarray:  # `(height, width, 3)` uint8
+        "What is shown, as a picture without words."
+        panels, _ = self._panels()
+        if self.settings.mode == "grid":
+            _, _, made = self.grid()
+            return picture_grid([list(row) for row in made], zoom=self.zoom)
+        above, below = ([image for panel in row for images in panel.rows for image in images] for row in panels)
+        blank = torch.ones_like(self.composites.objects[0])
+        return picture_grid([above, [blank, blank, *below]], zoom=self.zoom)
+
+    def plot(self):  # a matplotlib figure
+        "What is shown, with captions, for a report or a page without a kernel."
+        panels, _ = self._panels()
+        return _plot_panels(panels, self.zoom)
+
+# %% ../../nbs/widgets/02_composites.ipynb #c0a0501d
+class _Skin(_Pictures):
+    "Gives pictures to the view, and hears what it asks."
+    def _put(self, panels, zoom):
+        self.view.panels = [
+            [{"label": panel.label, "png": picture_png(panel.rows, zoom) if panel.rows else b""} for panel in row]
+            for row in panels
+        ]
+
+    def _say(self, text, lead=""): self.view.said = {"notes": self._notes, "lead": lead, "text": text}
+
+    def _say_test(self, lead):
+        self._say(f"{self.test}. The cluster is {self.composites.names[self.test.cluster]}.", lead)
+
+    def _show(self):
+        "Bring the view up to date."
+        self.view.settings = asdict(self.settings)
+        if not self.composites.ready: self._say("")
+        elif self.settings.mode != "test":
+            self._say("Predicting masks …")
+            panels, said = self._panels()
+            with self.view.hold_sync():
+                self._put(panels, self.zoom)
+                self._say(said)
+        elif self.test is None or not self.test.open: self.ask()
+        else: self._show_question()
+
+    def _show_question(self):
+        with self.view.hold_sync():
+            self._put([[_Panel("", [[picture]]) for picture in self._asked]], 2 * self.zoom)
+            self.view.question = {"open": True, "right": None, "wrong": None}
+            self._say_test("Which of these four is real?")
+
+    def _hear(self, view, message, buffers=None):
+        "Do what a control or a button asks; say what was wrong with it."
+        try: self._obey(message)
+        except (ValueError, OSError) as error: self._say(str(error))
+        finally: view.send({"heard": message.get("id")})
+
+    def _obey(self, message):
+        do = message["do"]
+        if do == "show": self.show(**message["settings"])
+        elif do == "answer" and self.test.open: self.answer(message["choice"])
+        elif do in ("next_draw", "save", "ask"): getattr(self, do)()
+
+    def _ipython_display_(self): display(self.view)
 
 # %% ../../nbs/widgets/02_composites.ipynb #f2ed5423
-MODES = {"One object": "one", "Grid": "grid", "Which is real?": "test"}
-
-class CompositeViewer:
+class CompositeViewer(_Skin):
     "Composites to look at, beside real images; and a blind test of the eye."
     def __init__(self,
         masks,  # a trained `Segmenter`, another model, or masks `(n, 1, h, w)` of the object images
@@ -148,165 +446,63 @@ class CompositeViewer:
         columns: int = 6,  # composites, and real images, side by side
         size: int = 72,  # screen pixels a picture, about
     ):
-        self.composites, self.columns, self.size = Composites(masks, data, clusterer), columns, size
-        c, untrained = self.composites, isinstance(masks, Segmenter) and masks.normalization is None
-        self._notes = ["<b>This segmenter isn't trained yet</b>, so its masks mean nothing; call its fit, then refresh."] * untrained + [f"Of {c.channels} channels the first {'three are' if c.channels > 2 else 'is'} shown."] * (c.channels not in (1, 3))
-        self.test = None
-        self._make_controls(getattr(masks, "threshold_", 0.5))
-        self._make_view()
+        composites, (low, high) = _Composites(masks, data, clusterer), _RANGES["threshold"]
+        threshold = min(max(float(getattr(masks, "threshold_", 0.5)), low), high)
+        settings, zoom = _Settings(target=composites.targets[0], threshold=threshold), round(size / max(data.shape[1:]))
+        super().__init__(composites, settings, columns, max(1, zoom))
+        self.test: BlindTest | None = None  # once it was asked for
+        self._notes, targets = _notes(composites), [[k, f"cluster {name}"] for k, name in composites.names.items()]
+        self.view = _CompositeView(controls={"objects": len(composites.objects), "targets": targets} | _RANGES)
+        self.view.on_msg(self._hear)
         self._show()
 
-    def _make_controls(self, threshold):
-        c, narrow = self.composites, W.Layout(width="300px")
-        self._mode = W.ToggleButtons(options=list(MODES.items()), tooltips=["an object, its mask, composites, real images", "objects down, clusters across", "a blind test"], style={"button_width": "120px"})
-        self._object = W.IntSlider(0, 0, len(c.objects) - 1, description="object", continuous_update=False, layout=narrow)
-        self._target = W.Dropdown(options=[(f"cluster {name}", k) for k, name in c.names.items()], description="before", layout=W.Layout(width="220px"))
-        self._threshold = W.FloatSlider(threshold, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False, layout=narrow)
-        self._soft = W.Checkbox(False, description="soft mask", indent=False, layout=W.Layout(width="110px"))
-        self._draw = W.BoundedIntText(0, 0, 1_000_000, description="draw", layout=W.Layout(width="170px"))
-        button = lambda text, tip, do: (made := W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto")), made.on_click(lambda _: do()))[0]
-        self._next, self._save = button("Next draw", "other backgrounds and real images", self.next_draw), button("Save PNG", "write what is shown to a file", self.save)
-        for control in (self._mode, self._object, self._target, self._threshold, self._soft, self._draw): control.observe(lambda change: self._show(), names="value")
-
-    def _make_view(self):
-        self._said = W.HTML()
-        at_left = W.Layout(align_self="flex-start")  # as large as they are
-        self._pictures = {name: W.Image(format="png", layout=at_left) for name in ("object", "mask", "composites", "real", "grid")}
-        self._labels = {name: W.HTML() for name in self._pictures}
-        labelled = lambda name: W.VBox([self._labels[name], self._pictures[name]], layout=W.Layout(margin="0 12px 0 0"))
-        self._one = W.VBox([W.HBox([labelled("object"), labelled("mask"), labelled("composites")], layout=W.Layout(flex_flow="row wrap")), labelled("real")])
-        self._grid = labelled("grid")
-        self._tiles = [W.Image(format="png", layout=W.Layout(align_self="center")) for _ in range(4)]
-        self._choices = [W.Button(description=f"{i + 1} is real", layout=W.Layout(width="auto")) for i in range(4)]
-        for i, choice in enumerate(self._choices): choice.on_click(lambda _, i=i: self.answer(i))
-        self._onwards = W.Button(description="Next question", layout=W.Layout(width="auto", align_self="flex-start", margin="6px 0 0 0"), button_style="primary")
-        self._onwards.on_click(lambda _: self.ask())
-        self._quiz = W.VBox([W.HBox([W.VBox([tile, choice], layout=W.Layout(margin="0 12px 0 0", align_items="center")) for tile, choice in zip(self._tiles, self._choices)]), self._onwards])
-        self._of_one = W.HBox([self._object, self._target])
-        self.view = W.VBox([self._mode, self._of_one, W.HBox([self._threshold, self._soft, self._draw, self._next, self._save]), self._said, self._one, self._grid, self._quiz])
-        self.view.add_class("bgcs-composite-viewer")
-
     @property
-    def threshold(self) -> float | None: "Of the masks that are shown; None: they are soft."; return None if self._soft.value else self._threshold.value
+    def threshold(self) -> float | None: "Of the masks that are shown; None: they are soft."; return self.settings.cut
 
     def show(self,
         **settings,  # `mode` ('one', 'grid' or 'test'), `object`, `target`, `threshold`, `soft`, `draw`
     ) -> CompositeViewer:  # itself
         "Set what is shown, as the controls do."
-        controls = {"mode": self._mode, "object": self._object, "target": self._target, "threshold": self._threshold, "soft": self._soft, "draw": self._draw}
-        for name, value in settings.items():
-            if name not in controls: raise ValueError(f"there is no control {name!r}; there are {', '.join(controls)}")
-            allowed = [v for _, v in controls[name].options] if name in ("mode", "target") else None
-            if allowed is not None and value not in allowed: raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-            if allowed is None and name != "soft" and not controls[name].min <= value <= controls[name].max: raise ValueError(f"{name}={value}; expected {controls[name].min} to {controls[name].max}")
-        for name, value in settings.items(): controls[name].value = value
+        _check_settings(settings, self.composites)
+        kinds = {name: type(value) for name, value in asdict(self.settings).items()}
+        plain = {name: kinds[name](value) for name, value in settings.items()}  # numbers of NumPy's too
+        self.settings = replace(self.settings, **plain)
+        self._show()
         return self
 
-    def next_draw(self) -> None: "Other backgrounds and real images."; self._draw.value += 1
+    def next_draw(self) -> None:
+        "Other backgrounds and real images."
+        self.show(draw=self.settings.draw + 1)
 
     def refresh(self) -> None:
         "Predict masks anew, since the segmenter has learnt."
         self.composites.forget()
-        if getattr(self.composites.model, "normalization", None) is not None: self._notes = [note for note in self._notes if "trained yet" not in note]
+        self._notes = _notes(self.composites)
         self._show()
-
-    def _say(self, *lines): self._said.value = f"<div role='status' aria-live='polite'>{'<br>'.join([*self._notes, *lines])}</div>"
-
-    def _zoom(self): return max(1, round(self.size / max(self.composites.objects.shape[2:])))
-
-    def _show(self):
-        mode = self._mode.value
-        for part, name in ((self._one, "one"), (self._grid, "grid"), (self._quiz, "test"), (self._of_one, "one")): part.layout.display = "" if name == mode else "none"
-        for control in (self._draw, self._next, self._save): control.layout.display = "none" if mode == "test" else ""
-        self._say("Predicting masks …")
-        {"one": self._show_one, "grid": self._show_grid, "test": self._show_test}[mode]()
-
-    def _put(self, name, rows, label):
-        self._pictures[name].value, self._labels[name].value = png(picture_grid(rows, zoom=self._zoom())), label
-
-    def one(self) -> dict[str, torch.Tensor]:  # 'object', 'mask', 'composites', 'backgrounds', 'real': `(n, c, h, w)`
-        "The images that are shown of one object."
-        c, i, k, draw = self.composites, self._object.value, self._target.value, self._draw.value
-        onto = c.some(c.background_clusters == k, self.columns, draw, 0)
-        mask = c.masks([i])
-        return {"object": c.objects[i:i + 1], "mask": mask if self.threshold is None else harden(mask, self.threshold), "composites": c.before([i] * len(onto), onto, self.threshold),
-                "backgrounds": c.backgrounds[torch.from_numpy(onto)], "real": c.objects[torch.from_numpy(c.some((c.object_clusters == k) & (torch.arange(len(c.objects)) != i), self.columns, draw, 1))]}
-
-    def _show_one(self):
-        c, i, k, shown = self.composites, self._object.value, self._target.value, self.one()
-        own = int(c.object_clusters[i])
-        self._put("object", [shown["object"]], f"object {i}, cluster {c.names.get(own, own)}" if own != -1 else f"object {i}")
-        self._put("mask", [shown["mask"]], f"mask, {float(shown['mask'].mean()):.0%}")
-        self._put("composites", [shown["composites"]], f"the object before {len(shown['composites'])} backgrounds of cluster {c.names[k]}")
-        if len(shown["real"]): self._put("real", [shown["real"]], f"real object images of cluster {c.names[k]}")
-        else: self._labels["real"].value, self._pictures["real"].value = f"no real object image is in cluster {c.names[k]}", b""
-        found = c.distances(shown["composites"], shown["backgrounds"], k, self._draw.value)
-        self._say(f"Sliced Wasserstein distance to real images of cluster {c.names[k]}: these composites <b>{found['composites']:.3f}</b>, the bare backgrounds {found['backgrounds']:.3f}, as many other real images {found['real']:.3f}.")
-
-    def grid(self) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # numbers of objects `(n,)`, of backgrounds `(m,)`, and `(n, m, c, h, w)` composites
-        "Objects before one background of each cluster."
-        c = self.composites
-        numbers = c.some(torch.ones(len(c.objects), dtype=torch.bool), 5, self._draw.value, 2)
-        onto = np.concatenate([c.some(c.background_clusters == k, 1, self._draw.value, 3) for k in c.targets[:12]])
-        masks = c.masks(numbers)
-        made = composite_grid(c.objects[torch.from_numpy(numbers)], masks if self.threshold is None else harden(masks, self.threshold), c.backgrounds[torch.from_numpy(onto)])
-        return numbers, onto, made
-
-    def _show_grid(self):
-        c, (numbers, onto, made) = self.composites, self.grid()
-        first = [torch.ones_like(c.objects[0]), torch.ones_like(c.objects[0]), *c.backgrounds[torch.from_numpy(onto)]]
-        masks = c.masks(numbers) if self.threshold is None else harden(c.masks(numbers), self.threshold)
-        self._put("grid", [first, *([c.objects[int(i)], mask, *row] for i, mask, row in zip(numbers, masks, made))], f"objects {', '.join(map(str, numbers))} and their masks, before a background of each of the clusters {', '.join(c.names[k] for k in c.targets[:12])}")
-        flat = made.flatten(0, 1)
-        target = np.tile(np.arange(len(onto)), len(numbers))
-        per = [c.distances(flat[torch.from_numpy(target == j)], c.backgrounds[torch.from_numpy(onto[[j] * len(numbers)])], c.targets[j], self._draw.value)["composites"] for j in range(len(onto))]
-        more = f" (the first 12 of {len(c.targets)} clusters)" if len(c.targets) > 12 else ""
-        self._say("Sliced Wasserstein distance to real images, by cluster: " + ", ".join(f"{c.names[k]}: {value:.3f}" for k, value in zip(c.targets, per)) + more + ".")
-
-    def _show_test(self):
-        if self.test is None: self.test = BlindTest(self.composites)
-        self.ask() if not self.test.open else self._say_test("Which of these four is real?")
 
     def ask(self) -> None:
         "The next question of the blind test."
         if self.test is None: self.test = BlindTest(self.composites)
-        for i, picture in enumerate(self.test.ask(self.threshold)):
-            self._tiles[i].value = png(picture_grid([[picture]], zoom=2 * self._zoom()))
-            self._choices[i].disabled, self._choices[i].button_style = False, ""
-        self._onwards.disabled = True
-        self._say_test("Which of these four is real?")
+        self._asked = self.test.ask(self.threshold)
+        self._show_question()
 
     def answer(self,
         choice: int,  # number of a picture, from 0
     ) -> bool:
         "Say which picture is real."
         right = self.test.answer(choice)
-        for i, button in enumerate(self._choices): button.disabled, button.button_style = True, "success" if i == self.test.right else "danger" if i == choice else ""
-        self._onwards.disabled = False
+        self.view.question = {"open": False, "right": self.test.right, "wrong": None if right else choice}
         self._say_test("Right." if right else f"No: picture {self.test.right + 1} is real.")
         return right
 
-    def _say_test(self, text): self._say(f"<b>{text}</b> {self.test}. The cluster is {self.composites.names[self.test.cluster]}.")
-
-    def picture(self) -> np.ndarray:  # `(height, width, 3)` uint8
-        "What the view shows, as a picture."
-        mode, zoom = self._mode.value, self._zoom()
-        if mode == "grid":
-            numbers, onto, made = self.grid()
-            return picture_grid([list(row) for row in made], zoom=zoom)
-        if mode == "test": raise ValueError("a picture of a question would tell what is asked; choose mode='one' or 'grid'")
-        shown, blank = self.one(), torch.ones_like(self.composites.objects[0])
-        return picture_grid([[shown["object"][0], shown["mask"][0], *shown["composites"]], [blank, blank, *shown["real"]]], zoom=zoom)
-
     def save(self,
         path=None,  # of a PNG file; None: named by what is shown, in the present folder
-    ) -> Path:
+    ) -> Path | None:  # where it is; None: nothing is saved while a question is asked
         "Write what is shown to a PNG file."
-        if self._mode.value == "test": self._say_test("Nothing is saved while a question is asked."); return None
-        name = f"grid_draw{self._draw.value}.png" if self._mode.value == "grid" else f"object{self._object.value}_cluster{self._target.value}_draw{self._draw.value}.png"
+        s = self.settings
+        if s.mode == "test": return self._say_test("Nothing is saved while a question is asked.")
+        name = f"grid_draw{s.draw}.png" if s.mode == "grid" else f"object{s.object}_cluster{s.target}_draw{s.draw}.png"
         path = Path(name if path is None else path)
         replace_file(path, png(self.picture()))
         self._say(f"Saved as {path.name}.")
         return path
-
-    def _ipython_display_(self): display(self.view)

@@ -17,7 +17,7 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 import anywidget
@@ -34,16 +34,15 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from tqdm.auto import tqdm
 
-from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer, Edits, nearest_in_source, vote
+from ..data.checks import check_choice, check_whole, did_you_mean, listed
 from ..data.images import ImageSet
 from ..data.stores import cache_folder
-from .shared import COLOURS
+from ..training.checkpoints import replace_file
+from .shared import COLOURS, asset, png
 
 # %% auto #0
-__all__ = ['GREY', 'SHAPES', 'principal_components', 'umap_plane', 'plot_plane', 'place', 'Points', 'background_points',
-           'object_points', 'picture_of', 'write_images', 'Colouring', 'colour_classes', 'densest', 'colour_numbers',
-           'colour_column', 'separating', 'described', 'ClusterEditor', 'PointsView', 'ClusterExplorer']
+__all__ = ['umap_plane', 'plot_plane', 'ClusterEditor', 'ClusterExplorer']
 
 # %% ../../nbs/widgets/01_explorer.ipynb #1d733cf6
 def principal_components(
@@ -54,13 +53,15 @@ def principal_components(
     points = np.asarray(embeddings, np.float64)
     points = points - points.mean(0)
     vectors = np.linalg.eigh(points.T @ points)[1][:, ::-1][:, :most]
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])  # or the sign would be a matter of chance
+    largest = np.abs(vectors).argmax(0)
+    vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])  # or chance would choose the sign
     found = points @ vectors
-    return np.pad(found, ((0, 0), (0, max(0, 2 - found.shape[1])))).astype(np.float32)
+    missing = max(0, 2 - found.shape[1])
+    return np.pad(found, ((0, 0), (0, missing))).astype(np.float32)
 
 # %% ../../nbs/widgets/01_explorer.ipynb #da861cfc
 def _umap_process():
-    "What the other process runs; its text is handed over, so it needs nothing of this module, whose imports would take seconds."
+    "What the other process runs. Its text is handed over: this module's imports would take seconds."
     import sys
     import warnings
 
@@ -68,13 +69,68 @@ def _umap_process():
     warnings.simplefilter("ignore")
     import umap
     from sklearn.neighbors import NearestNeighbors
-    folder, neighbours, epochs, seed = sys.argv[1], *map(int, sys.argv[2:])
+    folder = sys.argv[1]
+    neighbours, epochs, seed = map(int, sys.argv[2:])
     points = np.load(folder + "/points.npy")
-    distances, indices = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(points).kneighbors(points)
-    reducer = umap.UMAP(n_neighbors=neighbours, n_epochs=epochs, random_state=seed, n_jobs=1, init=points[:, :2].copy(), precomputed_knn=(indices.astype(np.int32), distances.astype(np.float32), None),
-                        tqdm_kwds={"disable": False, "bar_format": "{n}/{total} ", "mininterval": 0.1, "file": sys.stderr})
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(points)
+    distances, indices = search.kneighbors(points)
+    known = (indices.astype(np.int32), distances.astype(np.float32), None)
+    told = {"disable": False, "bar_format": "{n}/{total} ", "mininterval": 0.1, "file": sys.stderr}
+    reducer = umap.UMAP(n_neighbors=neighbours, n_epochs=epochs, random_state=seed, n_jobs=1,
+                        init=points[:, :2].copy(), precomputed_knn=known, tqdm_kwds=told)
     np.save(folder + "/plane.npy", reducer.fit_transform(points).astype(np.float32))
 
+# %% ../../nbs/widgets/01_explorer.ipynb #c95e1f30
+def _share_done(log: str) -> float:
+    "How far UMAP is, by the last of its words such as '20/200 '."
+    done = re.findall(r"(\d+)/(\d+) ", log[-200:])
+    if not done: return 0.0
+    step, total = map(int, done[-1])
+    return step / total
+
+def _umap_apart(points, settings, progress):
+    "UMAP in a process of its own; what `progress` raises ends it."
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+") as log:
+        np.save(Path(folder) / "points.npy", points)
+        code = inspect.getsource(_umap_process) + "\n_umap_process()"
+        command = [sys.executable, "-c", code, folder, *map(str, settings)]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=log)
+        said = lambda: (Path(folder) / "log").read_text(errors="replace")
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                progress(_share_done(said()))
+        finally:
+            process.kill()
+            process.wait()
+        last = " ".join(said().split()[-60:])
+        if process.returncode: raise RuntimeError(f"UMAP ended with an error: {last}")
+        return np.load(Path(folder) / "plane.npy")
+
+# %% ../../nbs/widgets/01_explorer.ipynb #8d14e6fb
+def _plane_file(points, settings, folder):
+    "Where the plane of these points is kept."
+    version = metadata.version("umap-learn")
+    key = points.tobytes() + f"{points.shape} {settings} {version}".encode()
+    digest = hashlib.blake2b(key, digest_size=16).hexdigest()
+    return Path(folder or cache_folder()) / f"plane-{digest}.npy"
+
+def _read_plane(file, n):
+    "A plane that was kept; None if it is not there or cannot be read."
+    with suppress(OSError, ValueError, EOFError):
+        plane = np.load(file)
+        if plane.shape == (n, 2): return plane
+    return None
+
+def _keep_plane(file, plane):
+    out = io.BytesIO()
+    np.save(out, plane)
+    with suppress(OSError):  # a cache that cannot be written is no reason to fail
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, out.getvalue())
+
+# %% ../../nbs/widgets/01_explorer.ipynb #e26b90d4
 def umap_plane(
     components: np.ndarray,  # `(n, d)` float32, as `principal_components` gives them
     random_state: int = 0,  # seed
@@ -85,37 +141,28 @@ def umap_plane(
     "A plane that keeps neighbours together; principal components where there are fewer than ten points or all are one."
     points = np.ascontiguousarray(components, np.float32)
     if len(points) < 10 or not np.ptp(points): return points[:, :2]
-    settings = [min(neighbours, len(points) - 1), 200 if len(points) <= 5000 else 100, random_state]
-    key = hashlib.blake2b(points.tobytes() + f"{points.shape} {settings} {metadata.version('umap-learn')}".encode(), digest_size=16).hexdigest()
-    kept = Path(folder or cache_folder()) / f"plane-{key}.npy"
-    with suppress(OSError, ValueError, EOFError):
-        plane = np.load(kept)
-        if plane.shape == (len(points), 2): return plane
-    plane = _in_process(points, settings, progress)
-    plane = np.where(np.isfinite(plane).all(1, keepdims=True), plane, np.nanmean(plane, 0))
-    with suppress(OSError):  # a cache that cannot be written is no reason to fail
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        out = io.BytesIO()
-        np.save(out, plane)
-        replace_file(kept, out.getvalue())
+    epochs = 200 if len(points) <= 5000 else 100
+    settings = [min(neighbours, len(points) - 1), epochs, random_state]
+    file = _plane_file(points, settings, folder)
+    plane = _read_plane(file, len(points))
+    if plane is not None: return plane
+    plane = _umap_apart(points, settings, progress)
+    known = np.isfinite(plane).all(1, keepdims=True)
+    plane = np.where(known, plane, np.nanmean(plane, 0))
+    _keep_plane(file, plane)
     return plane
 
-def _in_process(points, settings, progress):
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+") as log:
-        np.save(Path(folder) / "points.npy", points)
-        code = f"{inspect.getsource(_umap_process)}\n_umap_process()"
-        process = subprocess.Popen([sys.executable, "-c", code, folder, *map(str, settings)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
-        said = lambda: (Path(folder) / "log").read_text(errors="replace")
-        try:
-            while process.poll() is None:
-                time.sleep(0.1)
-                done = re.findall(r"(\d+)/(\d+) ", said()[-200:])
-                progress(int(done[-1][0]) / int(done[-1][1]) if done else 0.0)
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode: raise RuntimeError(f"UMAP ended with an error: {' '.join(said().split()[-60:])}")
-        return np.load(Path(folder) / "plane.npy")
+# %% ../../nbs/widgets/01_explorer.ipynb #40e8b9a6
+_GREY = "#999999"
+_MARKERS = "os^D+vx"  # matplotlib's names of the shapes that `explorer.js` draws
+_SHAPES = len(_MARKERS) - 1  # the last, a cross, is for points that belong nowhere
+
+def _look(
+    rank: int,  # number of a class; -1: of what belongs nowhere
+) -> tuple[str, int]:  # colour, and number of a shape
+    "How a class is drawn."
+    if rank < 0: return _GREY, _SHAPES
+    return COLOURS[rank % len(COLOURS)], rank // len(COLOURS) % _SHAPES
 
 # %% ../../nbs/widgets/01_explorer.ipynb #26e2b26f
 def plot_plane(
@@ -125,11 +172,14 @@ def plot_plane(
 ):  # a matplotlib figure
     "The clusters in the plane, as a picture."
     import matplotlib.pyplot as plt
+    xy, clusters, names = np.asarray(xy), np.asarray(clusters), names or {}
     fig, ax = plt.subplots(figsize=(4.5, 3.2))
-    clusters = np.asarray(clusters)
     for k in sorted(set(clusters.tolist())):
-        colour, shape = ("#999999", "x") if k < 0 else (COLOURS[k % len(COLOURS)], "os^D+v"[k // len(COLOURS) % 6])
-        ax.scatter(*np.asarray(xy)[clusters == k].T, s=4, color=colour, marker=shape, label="no cluster" if k < 0 else f"cluster {(names or {}).get(k, k)}")
+        colour, shape = _look(k)
+        called = names.get(k, k)
+        label = "no cluster" if k < 0 else f"cluster {called}"
+        x, y = xy[clusters == k].T
+        ax.scatter(x, y, s=4, color=colour, marker=_MARKERS[shape], label=label)
     ax.set(xticks=[], yticks=[])
     ax.legend(fontsize=8, markerscale=2, loc="best")
     fig.tight_layout(pad=0.3)
@@ -137,19 +187,20 @@ def plot_plane(
     return fig
 
 # %% ../../nbs/widgets/01_explorer.ipynb #46c1fcaf
-def place(
+def _place(
     embeddings,  # `(n, d)` of images without a place
     among,  # `(m, d)` of images that have one
     xy: np.ndarray,  # `(m, 2)` their places
-    neighbours: int = 5,  # how many decide, by their median, which stays within one cloud where a mean would fall between two
+    neighbours: int = 5,  # how many decide, by their median
 ) -> np.ndarray:  # `(n, 2)` float32
-    "Places amid the nearest others."
-    found = NearestNeighbors(n_neighbors=min(neighbours, len(among))).fit(np.asarray(among)).kneighbors(np.asarray(embeddings), return_distance=False)
+    "Places among the nearest others."
+    search = NearestNeighbors(n_neighbors=min(neighbours, len(among))).fit(np.asarray(among))
+    found = search.kneighbors(np.asarray(embeddings), return_distance=False)
     return np.median(np.asarray(xy)[found], 1).astype(np.float32)
 
 # %% ../../nbs/widgets/01_explorer.ipynb #e4397b53
 @dataclass(frozen=True, eq=False)
-class Points:
+class _Points:
     "Images as points, with what was learned of them."
     numbers: np.ndarray  # `(n,)` int64: their numbers in the set
     names: np.ndarray  # `(n,)` str: what edits call them
@@ -160,229 +211,327 @@ class Points:
 
     def __len__(self): return len(self.numbers)
 
-    def __add__(self, other: Points) -> Points:
-        join = lambda a, b: torch.cat([a, b]) if isinstance(a, torch.Tensor) else np.concatenate([a, b])
-        return Points(*(join(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+    def __add__(self, other: _Points) -> _Points:
+        "These points, then the others."
+        joined = {}
+        for field in fields(self):
+            parts = [getattr(self, field.name), getattr(other, field.name)]
+            joined[field.name] = torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+        return _Points(**joined)
 
+# %% ../../nbs/widgets/01_explorer.ipynb #6c3f81d5
 def _thinned(data, presence, most):
     "Numbers and names of the images of one kind, at most so many."
     there = np.flatnonzero(data.presence.numpy() == presence)
-    which = np.arange(len(there)) if len(there) <= most else np.sort(np.random.default_rng(0).choice(len(there), most, replace=False))
+    which = np.arange(len(there))
+    if len(there) > most: which = np.sort(np.random.default_rng(0).choice(len(there), most, replace=False))
+    if data.names is not None: return there[which], data.names[there[which]]
     kind = "object" if presence else "background"
-    return there[which], data.names[there[which]] if data.names is not None else np.array([f"{kind} {i}" for i in which])
-
-def background_points(
-    clusterer: BackgroundClusterer,  # fitted
-    data: ImageSet,  # its background-only images are taken
-    most: int = 50_000,  # points
-    progress: bool = True,  # show a bar, if it takes longer than half a second
-) -> Points:
-    "Background-only images as points; confidence is the share of the likeness to all centres that the nearest one has."
-    numbers, names = _thinned(data, False, most)
-    if not len(numbers): raise ValueError("this set has no background-only image, and those are what the explorer lays out; open it with background-only images, or pass the set that the clusterer was fitted on")
-    embeddings, known = None, clusterer.embeddings_
-    if len(known) == len(numbers):
-        few = np.linspace(0, len(numbers) - 1, 256).round().astype(int)
-        if torch.allclose(clusterer.embed(data.images[numbers[few]]), known[few], atol=1e-4): embeddings = known
-    if embeddings is None:
-        with tqdm(total=len(numbers), desc="Embedding", unit=" images", disable=not progress, delay=0.5, leave=False) as bar:
-            embeddings = torch.cat(list(_each_batch(numbers, lambda batch: clusterer.embed(data.images[batch]), bar.update)))
-    confidence = vote(embeddings[:, None], torch.as_tensor(clusterer.kmeans_.cluster_centers_), clusterer.patch_variance_).confidence
-    return Points(numbers, names, embeddings, torch.as_tensor(clusterer.kmeans_.predict(embeddings)), confidence.numpy(), np.zeros(len(numbers), bool))
-
-def object_points(
-    clusterer: BackgroundClusterer,  # fitted
-    data: ImageSet,  # its object images are taken
-    most: int = 50_000,  # points
-    progress=lambda done: None,  # called with the number of images done since it was last called; what it raises ends the work
-) -> Points:
-    "Object images as points, by what surrounds the object."
-    numbers, names = _thinned(data, True, most)
-    parts = list(_each_batch(numbers, lambda batch: clusterer.embed_objects(data.images[batch]), progress))
-    clusters, confidence = (torch.cat([getattr(found, name) for found, _ in parts]) for name in ("clusters", "confidence"))
-    return Points(numbers, names, torch.cat([at for _, at in parts]), clusters, confidence.numpy(), np.ones(len(numbers), bool))
+    return there[which], np.array([f"{kind} {i}" for i in which])
 
 def _each_batch(numbers, f, progress, size=512):
+    "What `f` gives for each batch of images; `progress` hears how many are done."
     for i in range(0, len(numbers), size):
         batch = numbers[i:i + size]
         yield f(batch)
         progress(len(batch))
 
+# %% ../../nbs/widgets/01_explorer.ipynb #71b0fc4e
+def _known_embeddings(clusterer, data, numbers):
+    "Embeddings from the clusterer's fit, if they are of these images; else None."
+    known = clusterer.embeddings_
+    if len(known) != len(numbers): return None
+    few = np.linspace(0, len(numbers) - 1, 256).round().astype(int)
+    anew = clusterer.embed(data.images[numbers[few]])
+    return known if torch.allclose(anew, known[few], atol=1e-4) else None
+
+def _embed(clusterer, data, numbers, progress):
+    "Embeddings made anew, with a bar if that takes longer than half a second."
+    bar = tqdm(total=len(numbers), desc="Embedding", unit=" images", disable=not progress, delay=0.5, leave=False)
+    with bar:
+        return torch.cat(list(_each_batch(numbers, lambda batch: clusterer.embed(data.images[batch]), bar.update)))
+
+def _background_points(
+    clusterer: BackgroundClusterer,  # fitted
+    data: ImageSet,  # its background-only images are taken
+    most: int = 50_000,  # points
+    progress: bool = True,  # show a bar, if it takes longer than half a second
+) -> _Points:
+    "Background-only images as points."
+    numbers, names = _thinned(data, False, most)
+    missing = ("this set has no background-only image, and those are what the explorer lays out; "
+               "open it with background-only images, or pass the set that the clusterer was fitted on")
+    if not len(numbers): raise ValueError(missing)
+    embeddings = _known_embeddings(clusterer, data, numbers)
+    if embeddings is None: embeddings = _embed(clusterer, data, numbers, progress)
+    centres = torch.as_tensor(clusterer.kmeans_.cluster_centers_)
+    confidence = vote(embeddings[:, None], centres, clusterer.patch_variance_).confidence.numpy()
+    learned = torch.as_tensor(clusterer.kmeans_.predict(embeddings))
+    return _Points(numbers, names, embeddings, learned, confidence, np.zeros(len(numbers), bool))
+
+# %% ../../nbs/widgets/01_explorer.ipynb #5a2d97f8
+def _object_points(
+    clusterer: BackgroundClusterer,  # fitted
+    data: ImageSet,  # its object images are taken
+    most: int = 50_000,  # points
+    progress=lambda done: None,  # called with the number of images done since the last call; what it raises ends it
+) -> _Points:
+    "Object images as points, by what surrounds the object."
+    numbers, names = _thinned(data, True, most)
+    parts = list(_each_batch(numbers, lambda batch: clusterer.embed_objects(data.images[batch]), progress))
+    embeddings = torch.cat([around for _, around in parts])
+    learned = torch.cat([found.clusters for found, _ in parts])
+    confidence = torch.cat([found.confidence for found, _ in parts]).numpy()
+    return _Points(numbers, names, embeddings, learned, confidence, np.ones(len(numbers), bool))
+
 # %% ../../nbs/widgets/01_explorer.ipynb #cf1a3152
-def picture_of(
+def _picture_of(
     image: torch.Tensor,  # `(c, h, w)`
     most: int = 128,  # pixels of the longer side; larger images are made smaller
 ) -> Image.Image:
     "One image as a picture in grey or colour."
-    shown = torch.as_tensor(image)[:3 if len(image) >= 3 else 1].float().clamp(0, 1)
+    channels = 3 if len(image) >= 3 else 1
+    shown = torch.as_tensor(image)[:channels].float().clamp(0, 1)
     pixels = (shown * 255).round().byte().numpy()
-    picture = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
+    picture = Image.fromarray(pixels.transpose(1, 2, 0) if channels == 3 else pixels[0])
     picture.thumbnail((most, most))
     return picture
 
 # %% ../../nbs/widgets/01_explorer.ipynb #700f3696
-def write_images(
+def _write_image(image, path):
+    "Write an image; returns the path with the ending that was chosen."
+    if len(image) in (1, 3):
+        path = path.with_name(path.name + ".png")
+        _picture_of(image, most=max(image.shape)).save(path)
+    else:
+        path = path.with_name(path.name + ".tif")
+        tifffile.imwrite(path, image.numpy(), photometric="minisblack", planarconfig="separate")
+    return path
+
+def _write_images(
     data: ImageSet,
     table: pd.DataFrame,  # rows of the images to write, by number, with names
     folder,  # new or empty
 ) -> Path:  # the folder
-    "Write images as PNG, those of other than one or three channels as TIFF of floats; and `images.csv`, the table."
+    "Write images, and `images.csv`, the table."
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise ValueError(f"{folder} is there already, and not empty; name another folder")
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken: raise ValueError(f"{folder} is there already, and not empty; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, name in table["name"].items():
-        image = data.images[int(number)].float()
-        png = len(image) in (1, 3)
         stem = re.sub(r"[^\w.-]+", "_", Path(str(name)).stem)
-        files.append(f"{number:06}_{stem}.{'png' if png else 'tif'}")
-        if png: picture_of(image, most=max(image.shape)).save(folder / files[-1])
-        else: tifffile.imwrite(folder / files[-1], image.numpy(), photometric="minisblack", planarconfig="separate")
+        written = _write_image(data.images[int(number)].float(), folder / f"{number:06}_{stem}")
+        files.append(written.name)
     (folder / "images.csv").write_text(table.assign(file=files).to_csv(), encoding="utf-8")
     return folder
 
 # %% ../../nbs/widgets/01_explorer.ipynb #9ad26d3f
-GREY, SHAPES = "#999999", 6  # of points that belong nowhere; how many shapes there are, a cross for those not among them
-_SCALE = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (colormaps["cividis"](np.linspace(0.2, 0.95, 255))[:, :3] * 255).astype(int)]
-
 @dataclass(frozen=True, eq=False)
-class Colouring:
+class _Colouring:
     "A colour for each point, and the legend that explains it."
     codes: np.ndarray  # `(n,)` uint16: which entry of the legend, or which step of the scale
     keys: list  # what each entry stands for; empty for a scale
     legend: dict  # as the view draws it
 
-def colour_classes(
+def _colour_classes(
     values: np.ndarray,  # `(n,)` one of the keys each
     labels: dict,  # by key, in the order of the legend, how it is written
     title: str,  # of what the values are
     rank=None,  # by key its number, of which colour and shape follow; -1: grey; None: as they come
     names: dict | None = None,  # by key a short name to write in the plane; None: nothing is written there
-) -> Colouring:
+) -> _Colouring:
     "A colour and a shape for each class."
     keys = list(labels)
     codes = pd.Index(keys).get_indexer(values)
-    counts = np.bincount(codes, minlength=len(keys))
-    ranks = {key: i for i, key in enumerate(keys)} if rank is None else rank
-    look = lambda i: {"colour": GREY, "shape": SHAPES} if i < 0 else {"colour": COLOURS[i % len(COLOURS)], "shape": i // len(COLOURS) % SHAPES}
-    entries = [{"label": labels[key], "name": (names or {}).get(key, ""), "count": int(count), **look(ranks[key])} for key, count in zip(keys, counts)]
-    return Colouring(codes.astype(np.uint16), keys, {"title": title, "entries": entries, "labelled": names is not None})
+    counts = np.bincount(codes, minlength=len(keys)).tolist()
+    if rank is None: rank = {key: i for i, key in enumerate(keys)}
+    entries = []
+    for key, count in zip(keys, counts):
+        colour, shape = _look(rank[key])
+        name = (names or {}).get(key, "")
+        entries.append({"label": labels[key], "name": name, "count": count, "colour": colour, "shape": shape})
+    legend = {"title": title, "entries": entries, "labelled": names is not None}
+    return _Colouring(codes.astype(np.uint16), keys, legend)
 
-def densest(
+# %% ../../nbs/widgets/01_explorer.ipynb #3b8ea6d0
+def _densest(
     xy: np.ndarray,  # `(n, 2)`
     codes: np.ndarray,  # `(n,)` classes, from 0
     n_classes: int,
     side: int = 12,  # the plane is cut into so many cells a side
 ) -> list:  # for each class `[x, y]`, or None if it has no points
-    "Where each class lies densest, to write its name there: the mean of its points in the cell that has most of them."
+    "The mean of each class's points in the cell that has most of them."
     size = (np.ptp(xy, axis=0).max() or 1) / side
-    cells = np.minimum((xy - xy.min(0)) // size, side - 1).astype(np.int64) @ [side, 1] + codes.astype(np.int64) * side ** 2
-    counts, *sums = (np.bincount(cells, weights, n_classes * side ** 2).reshape(n_classes, -1) for weights in (None, xy[:, 0], xy[:, 1]))
-    fullest = np.arange(n_classes), counts.argmax(1)
-    return [[float(x / n), float(y / n)] if n else None for n, x, y in zip(counts[fullest], *(total[fullest] for total in sums))]
+    column, row = np.minimum((xy - xy.min(0)) // size, side - 1).astype(np.int64).T
+    cells = column * side + row + codes.astype(np.int64) * side ** 2
 
-def colour_numbers(
+    def by_cell(weights): return np.bincount(cells, weights, n_classes * side ** 2).reshape(n_classes, -1)
+
+    counts = by_cell(None)
+    fullest = np.arange(n_classes), counts.argmax(1)
+    found = []
+    for n, x, y in zip(counts[fullest], by_cell(xy[:, 0])[fullest], by_cell(xy[:, 1])[fullest]):
+        found.append([float(x / n), float(y / n)] if n else None)
+    return found
+
+# %% ../../nbs/widgets/01_explorer.ipynb #d905e3a8
+def _scale(steps=255):
+    "Colours of the scale, as '#rrggbb'."
+    colours = (colormaps["cividis"](np.linspace(0.2, 0.95, steps))[:, :3] * 255).astype(int)
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colours]
+
+def _colour_numbers(
     values: np.ndarray,  # `(n,)` numbers; NaN: none
     title: str,  # of what the values are
-) -> Colouring:
+) -> _Colouring:
     "Steps of a scale from the smallest to the largest."
     values = np.asarray(values, np.float64)
-    good = values[np.isfinite(values)]
-    low, high = (good.min(), good.max()) if len(good) else (0.0, 0.0)
+    known = np.isfinite(values)
+    low, high = (values[known].min(), values[known].max()) if known.any() else (0.0, 0.0)
     steps = np.clip((values - low) / ((high - low) or 1) * 254, 0, 254)
-    return Colouring(np.where(np.isfinite(values), steps, 255).round().astype(np.uint16), [], {"title": title, "colours": _SCALE, "low": f"{low:.4g}", "high": f"{high:.4g}"})
+    codes = np.where(known, steps, 255).round().astype(np.uint16)
+    return _Colouring(codes, [], {"title": title, "colours": _scale(), "low": f"{low:.4g}", "high": f"{high:.4g}"})
 
-def colour_column(
+# %% ../../nbs/widgets/01_explorer.ipynb #b1962ad7
+def _natural(word):
+    "A key that sorts site 9 before site 10."
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", word)]
+
+def _has_many_numbers(column):
+    kind = pd.api.types
+    return kind.is_numeric_dtype(column) and not kind.is_bool_dtype(column) and column.nunique() > 20
+
+def _colour_column(
     values,  # `(n,)` of any kind
     title: str,  # what they are
-) -> Colouring:
-    "A scale for numbers with many values, classes for all else; rare classes beyond what can be told apart are taken together."
+) -> _Colouring:
+    "Colours for a column: by a scale, or by classes."
     column = pd.Series(values)
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and column.nunique() > 20: return colour_numbers(column.to_numpy(np.float64, na_value=np.nan), title)
+    if _has_many_numbers(column): return _colour_numbers(column.to_numpy(np.float64, na_value=np.nan), title)
     words = column.astype(object).where(column.notna(), "no value").astype(str)
-    common, most = words.value_counts().index, len(COLOURS) * SHAPES
-    kept = sorted(common[:most if len(common) <= most else most - 1], key=_natural)
-    rest = {"": f"{len(common) - len(kept)} others"} if len(kept) < len(common) else {}
-    return colour_classes(words.where(words.isin(kept), "").to_numpy(), {word: word for word in kept} | rest, title, {word: i for i, word in enumerate(kept)} | {"": -1})
-
-def _natural(word): return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", word)]  # site 9 before site 10
+    common = words.value_counts().index
+    most = len(COLOURS) * _SHAPES
+    if len(common) > most: common, rare = common[:most - 1], len(common) - most + 1
+    else: rare = 0
+    kept = sorted(common, key=_natural)
+    labels = {word: word for word in kept}
+    rank = {word: i for i, word in enumerate(kept)} | {"": -1}
+    if rare: labels[""] = f"{rare} others"
+    return _colour_classes(words.where(words.isin(kept), "").to_numpy(), labels, title, rank)
 
 # %% ../../nbs/widgets/01_explorer.ipynb #60bbdaed
-def separating(
+def _separating(
     chosen: np.ndarray,  # `(n, d)` embeddings of one part
     rest: np.ndarray,  # `(m, d)` of the other
-) -> tuple[np.ndarray, np.ndarray, float]:  # centres `(2, d)`, rest first; potentials `(2,)`; share of all that land on their side
+) -> tuple[np.ndarray, np.ndarray, float]:  # centres `(2, d)`, rest first; potentials `(2,)`; share on its side
     "Two centres, and potentials that put the border between them where fewest land on the wrong side."
     chosen, rest = np.asarray(chosen, np.float64), np.asarray(rest, np.float64)
     centres = np.stack([rest.mean(0), chosen.mean(0)])
-    nearer = np.concatenate([((part - centres[0]) ** 2).sum(1) - ((part - centres[1]) ** 2).sum(1) for part in (rest, chosen)])  # how much nearer to the chosen
+    points = np.concatenate([rest, chosen])
+    nearer = ((points - centres[0]) ** 2).sum(1) - ((points - centres[1]) ** 2).sum(1)  # how much nearer to the chosen
     order = np.argsort(nearer, kind="stable")
-    wrong = np.concatenate([[len(rest)], len(rest) + np.cumsum(np.where(order < len(rest), -1, 1))])  # if the first 0, 1, 2, … stay
-    best, edges = int(wrong.argmin()), np.concatenate([[nearer[order[0]] - 1], nearer[order], [nearer[order[-1]] + 1]])
-    return centres, np.array([(edges[best] + edges[best + 1]) / 2, 0.0]), 1 - wrong[best] / len(nearer)
+    more_wrong = np.where(order < len(rest), -1, 1)
+    wrong = len(rest) + np.concatenate([[0], np.cumsum(more_wrong)])  # if the first 0, 1, 2, … stay
+    best = int(wrong.argmin())
+    edges = np.concatenate([[nearer[order[0]] - 1], nearer[order], [nearer[order[-1]] + 1]])
+    border = (edges[best] + edges[best + 1]) / 2
+    return centres, np.array([border, 0.0]), 1 - wrong[best] / len(nearer)
 
-def described(
+# %% ../../nbs/widgets/01_explorer.ipynb #f25a6cb8
+def _described(
     step: dict,  # one of `Edits.steps`
 ) -> str:
     "An edit in words."
-    words = {"merge": lambda s: f"merge {', '.join(map(str, s['clusters']))}", "split": lambda s: f"split {s['cluster']} into {', '.join(map(str, s['parts']))}", "rename": lambda s: f"rename {s['cluster']} to {s['name']}",
-             "drop": lambda s: f"drop {s['cluster']}", "move": lambda s: f"move {len(s['images'])} images to {'no cluster' if s['to'] < 0 else s['to']}"}
-    return words[step["edit"]](step)
+    edit, cluster = step["edit"], step.get("cluster")
+    if edit == "rename": return f"rename {cluster} to {step['name']}"
+    if edit == "drop": return f"drop {cluster}"
+    if edit == "merge":
+        merged = ", ".join(map(str, step["clusters"]))
+        return f"merge {merged}"
+    if edit == "split":
+        parts = ", ".join(map(str, step["parts"]))
+        return f"split {cluster} into {parts}"
+    to = "no cluster" if step["to"] < 0 else step["to"]
+    return f"move {len(step['images'])} images to {to}"
 
-# %% ../../nbs/widgets/01_explorer.ipynb #13b88d0d
-class ClusterEditor:
-    "The clusters of a set's images, a selection of them, and edits that can be undone and done again."
-    def __init__(self,
-        clusterer: BackgroundClusterer,  # fitted; edits are made to it
-        data: ImageSet,  # background-only images, and object images if there are any
-        columns=None,  # a table with a row for each image of `data`, more to colour by: a DataFrame, or a dict of columns
-        most: int = 50_000,  # points of each kind; of more images, some are drawn at random
-        progress: bool = True,  # show a bar, if it takes longer than half a second
-    ):
-        if not isinstance(clusterer, BackgroundClusterer): raise TypeError(f"the first argument is a {type(clusterer).__name__}; expected a fitted BackgroundClusterer, then the images")
+# %% ../../nbs/widgets/01_explorer.ipynb #4ea9d16b
+_TAKEN = ("name", "kind", "cluster", "cluster name", "confidence", "source", "top", "left", "selected")
+
+def _checked_columns(columns, n):
+    "The columns given, as a table with a row for each of `n` images."
+    table = pd.DataFrame({} if columns is None else columns)
+    rows = (f"the table of columns has {len(table)} rows for {n} images; "
+            "expected one row for each image of the set, in its order")
+    if len(table.columns) and len(table) != n: raise ValueError(rows)
+    taken = listed(repr(name) for name in table if str(name) in _TAKEN)
+    doubled = f"the table has columns {taken}, which the explorer has of its own; rename them"
+    if taken: raise ValueError(doubled)
+    return table.rename(columns=str)
+
+def _clusters_now(clusterer, data, points):
+    "`(n,)` int64: clusters after all edits, of object images as training assigns them; updates their confidence."
+    edits, objects = clusterer.edits_, torch.from_numpy(points.presence)
+    clusters = edits.apply(points.learned, points.embeddings, points.names)
+    if not objects.any(): return clusters.numpy()
+    if clusterer.assign == "nearest":
+        near = nearest_in_source(data[points.numbers], clusters[~objects])
+        names = points.names[points.presence]
+        clusters[objects] = edits.moves.apply(near.clusters, points.embeddings[objects], names)
+        points.confidence[points.presence] = near.confidence
+    unsure = torch.from_numpy(points.confidence < clusterer.min_confidence)
+    clusters[objects & unsure] = -1
+    return clusters.numpy()
+
+# %% ../../nbs/widgets/01_explorer.ipynb #d8036af2
+class _Shown:
+    "Images of a set as points, and their clusters as they are after all edits."
+    def __init__(self, clusterer, data, columns, most, progress):
+        if not isinstance(clusterer, BackgroundClusterer):
+            came = type(clusterer).__name__
+            raise TypeError(f"the first argument is a {came}; expected a fitted BackgroundClusterer, then the images")
         clusterer.check_set(data)
-        if most < 1: raise ValueError(f"most={most}; expected at least 1 point")
+        self.most = check_whole("most", most, 1, "points")
         data = data.weak()
-        self.clusterer, self.most = clusterer, most
+        self.clusterer = clusterer
         self.data = data.packed(progress=progress) if len(data) <= most else data
         self.columns = _checked_columns(columns, len(data))
-        self.points = background_points(clusterer, self.data, most, progress)
+        self.points = _background_points(clusterer, self.data, most, progress)
         self.chosen = np.zeros(len(self.points), bool)  # by point
         self._undone: list[Edits] = []
         self.refresh()
 
     def refresh(self) -> None:
         "Read the clusterer's edits anew, if they were made elsewhere."
-        p, edits, objects = self.points, self.edits, torch.from_numpy(self.points.presence)
-        self.clusters = edits.apply(p.learned, p.embeddings, p.names)
-        if objects.any():
-            if self.clusterer.assign == "nearest":
-                near = nearest_in_source(self.data[p.numbers], self.clusters[~objects])
-                self.clusters[objects] = edits.moves.apply(near.clusters, p.embeddings[objects], p.names[p.presence])
-                p.confidence[p.presence] = near.confidence
-            self.clusters[objects & torch.from_numpy(p.confidence < self.clusterer.min_confidence)] = -1
-        self.clusters = self.clusters.numpy()
-        if self._undone and self._undone[-1].steps[:-1] != edits.steps: self._undone.clear()
+        self.clusters = _clusters_now(self.clusterer, self.data, self.points)
+        steps = self.clusterer.edits_.steps
+        if self._undone and self._undone[-1].steps[:-1] != steps: self._undone.clear()
 
-    def _changed(self, said): "After each edit, with what was done."; self.refresh()
+    def called(self, cluster: int) -> str:
+        "A cluster in words."
+        name = self.clusterer.edits_.names.get(cluster, cluster)
+        return "no cluster" if cluster < 0 else f"cluster {name}"
 
-    def _selected(self): "After each change of the selection."
+    def table(self) -> pd.DataFrame:  # its index: numbers in the set
+        "A row for each point: what is known of its image, the columns given, and whether it is selected."
+        p, data = self.points, self.data
+        words = {k: self.called(k) for k in np.unique(self.clusters).tolist()}
+        found = {"name": p.names, "kind": np.where(p.presence, "object", "background-only"), "cluster": self.clusters}
+        found["cluster name"] = pd.Series(self.clusters).map(words).to_numpy()
+        found["confidence"] = p.confidence
+        if data.source is not None: found["source"] = data.source[p.numbers]
+        if data.places is not None:
+            found["top"] = data.places[p.numbers, 0]
+            found["left"] = data.places[p.numbers, 1]
+        for name in self.columns: found[name] = self.columns[name].to_numpy()[p.numbers]
+        found["selected"] = self.chosen
+        return pd.DataFrame(found, index=pd.Index(p.numbers, name="number"))
 
-    @property
-    def edits(self) -> Edits:
-        "All edits of the clusterer; set them to others, such as `Edits.from_json(text)`, to work on with those."
-        return self.clusterer.edits_
-
-    @edits.setter
-    def edits(self, edits: Edits): self._edit(edits, f"{len(edits.steps)} edits in force.")
-
-    def _edit(self, edits, said):
-        if edits.n_clusters != self.edits.n_clusters: raise ValueError(f"these edits are for {edits.n_clusters} clusters, and the clusterer learned {self.edits.n_clusters}")
-        self.clusterer.edits_ = edits
-        self._undone.clear()
-        self._changed(said)
-
-    def called(self, cluster: int) -> str: "A cluster in words."; return "no cluster" if cluster < 0 else f"cluster {self.edits.names.get(cluster, cluster)}"
+# %% ../../nbs/widgets/01_explorer.ipynb #9f40e2c6
+class _Selecting(_Shown):
+    "Points, and a selection of them."
+    def _selected(self):
+        "After each change of the selection."
 
     @property
     def selection(self) -> np.ndarray:
@@ -402,14 +551,20 @@ class ClusterEditor:
         numbers = np.asarray(numbers)
         if numbers.dtype == bool and len(numbers) == len(self.data): numbers = np.flatnonzero(numbers)
         known = np.isin(numbers, self.points.numbers)
-        if not known.all(): raise ValueError(f"{(~known).sum()} of these {known.size} images are not shown, the first is {numbers[~known].flat[0]}; shown are {len(self.points):,} images of a set of {len(self.data):,}" + self._not_shown())
+        if not known.all(): raise ValueError(self._not_shown(numbers[~known].ravel(), known.size))
         self._choose(np.isin(self.points.numbers, numbers), mode)
 
-    def _not_shown(self): return "" if self.points.presence.any() or not self.data.presence.any() else "; object images come with show_objects()"
+    def _not_shown(self, missing, n):
+        objects = self.data.presence.any() and not self.points.presence.any()
+        remedy = "; object images come with show_objects()" if objects else ""
+        return (f"{len(missing)} of these {n} images are not shown, the first is {missing[0]}; "
+                f"shown are {len(self.points):,} images of a set of {len(self.data):,}{remedy}")
 
     def _choose(self, mask, mode="replace"):
-        if mode not in ("replace", "add", "remove"): raise ValueError(f"mode={mode!r}; expected 'replace', 'add' or 'remove'")
-        self.chosen = mask if mode == "replace" else self.chosen | mask if mode == "add" else self.chosen & ~mask
+        check_choice("mode", mode, ("replace", "add", "remove"))
+        if mode == "add": mask = self.chosen | mask
+        if mode == "remove": mask = self.chosen & ~mask
+        self.chosen = mask
         self._selected()
 
     def select_cluster(self, *clusters: int, mode: str = "replace") -> None:
@@ -417,22 +572,73 @@ class ClusterEditor:
         for k in clusters: self._check_cluster(k)
         self._choose(np.isin(self.clusters, clusters), mode)
 
-    def clear(self) -> None: "Select nothing."; self._choose(np.zeros(len(self.points), bool))
+    def clear(self) -> None:
+        "Select nothing."
+        self._choose(np.zeros(len(self.points), bool))
 
     def _check_cluster(self, k):
-        if k != -1 and k not in self.edits.clusters: raise ValueError(f"there is no cluster {k}; there are {', '.join(map(str, self.edits.clusters))}")
+        there = self.clusterer.edits_.clusters
+        known = ", ".join(map(str, there))
+        if k != -1 and k not in there: raise ValueError(f"there is no cluster {k}; there are {known}")
 
+# %% ../../nbs/widgets/01_explorer.ipynb #28a4e7d9
+class _Editing(_Selecting):
+    "A selection, and edits that can be taken back and made again."
+    def _changed(self, said):
+        "After each edit, with what was done."
+        self.refresh()
+
+    @property
+    def edits(self) -> Edits:
+        "All edits of the clusterer; set them to others, such as `Edits.from_json(text)`, to work on with those."
+        return self.clusterer.edits_
+
+    @edits.setter
+    def edits(self, edits: Edits): self._edit(edits, f"{len(edits.steps)} edits in force.")
+
+    def _edit(self, edits, said):
+        n, learned = edits.n_clusters, self.edits.n_clusters
+        if n != learned: raise ValueError(f"these edits are for {n} clusters, and the clusterer learned {learned}")
+        self.clusterer.edits_ = edits
+        self._undone.clear()
+        self._changed(said)
+
+    def undo(self) -> None:
+        "Take the last edit back."
+        edits = self.edits
+        self.clusterer.edits_ = edits.undo()
+        self._undone.append(edits)
+        done = _described(edits.steps[-1])
+        self._changed(f"Undone: {done}.")
+
+    def redo(self) -> None:
+        "Make the edit again that was taken back last."
+        self.refresh()
+        if not self._undone: raise ValueError("there is no edit to make again")
+        self.clusterer.edits_ = edits = self._undone.pop()
+        done = _described(edits.steps[-1])
+        self._changed(f"Done again: {done}.")
+
+# %% ../../nbs/widgets/01_explorer.ipynb #13b88d0d
+class _Mending(_Editing):
+    "Edits by name, each a method."
     def _one(self, cluster):
+        "The cluster named, or that of the selection."
         if cluster is not None: return int(cluster)
-        if len(self.touched) != 1: raise ValueError(f"the selection has images of {len(self.touched)} clusters; select images of one, or name the cluster")
-        return self.touched[0]
+        touched = self.touched
+        if len(touched) == 1: return touched[0]
+        n = len(touched)
+        raise ValueError(f"the selection has images of {n} clusters; select images of one, or name the cluster")
+
+    def _listed(self, clusters): return " and ".join(self.called(k) for k in clusters)
 
     def merge(self, *clusters: int) -> None:  # none named: those of the selection
         "Make one cluster of several; it keeps the number of the first."
         clusters = clusters or tuple(self.touched)
-        if len(clusters) < 2: raise ValueError(f"{len(clusters)} clusters to merge; select images of at least two, or name them")
-        before = [self.called(k) for k in clusters]
-        self._edit(self.edits.merge(*clusters), f"Merged {' and '.join(before)}.")
+        few = f"{len(clusters)} clusters to merge; select images of at least two, or name them"
+        if len(clusters) < 2: raise ValueError(few)
+        before = self._listed(clusters)
+        self._edit(self.edits.merge(*clusters), f"Merged {before}.")
 
     def split(self,
         cluster: int | None = None,  # None: that of the selection
@@ -441,36 +647,47 @@ class ClusterEditor:
         "Split a cluster into parts of equal size that are alike."
         cluster = self._one(cluster)
         self._check_cluster(cluster)
-        said = f"Split {self.called(cluster)} into {n}."
+        before = self.called(cluster)
         self.clusterer.split_cluster(cluster, n)
         self._undone.clear()
-        self._changed(said)
+        self._changed(f"Split {before} into {n}.")
 
     def split_off(self) -> None:
         "Make the selected images of a cluster, and what is like them, a cluster of their own."
-        cluster, backgrounds = self._one(None), ~self.points.presence
-        inside, outside = ((self.clusters == cluster) & backgrounds & part for part in (self.chosen, ~self.chosen))
-        if not inside.any() or not outside.any(): raise ValueError(f"{inside.sum()} background-only images of {self.called(cluster)} are selected and {outside.sum()} are not; select some of them, not all" if inside.any() else "no background-only image is selected, and of those the new cluster learns")
-        centres, potentials, share = separating(self.points.embeddings[inside], self.points.embeddings[outside])
+        cluster = self._one(None)
+        before = self.called(cluster)
+        there = (self.clusters == cluster) & ~self.points.presence
+        inside, outside = there & self.chosen, there & ~self.chosen
+        none = "no background-only image is selected, and of those the new cluster learns"
+        if not inside.any(): raise ValueError(none)
+        n = int(inside.sum())
+        all_of_it = (f"{n} background-only images of {before} are selected and 0 are not; "
+                     "select some of them, not all")
+        if not outside.any(): raise ValueError(all_of_it)
+        embeddings = self.points.embeddings
+        centres, potentials, share = _separating(embeddings[inside], embeddings[outside])
         edits = self.edits.split(cluster, centres, potentials)
-        self._edit(edits, f"Split {edits.clusters[-1]} off {self.called(cluster)}: {share:.0%} of its images lie on the side where the selection put them.")
+        new = edits.clusters[-1]
+        right = f"{share:.0%} of its images lie on the side where the selection put them"
+        self._edit(edits, f"Split {new} off {before}: {right}.")
 
     def rename(self,
         name: str,  # new
         cluster: int | None = None,  # None: that of the selection
     ) -> None:
         "Call a cluster something."
-        if not str(name).strip(): raise ValueError("the new name is empty")
+        name = str(name).strip()
+        if not name: raise ValueError("the new name is empty")
         cluster = self._one(cluster)
-        self._edit(self.edits.rename(cluster, str(name).strip()), f"Cluster {cluster} is called {str(name).strip()}.")
+        self._edit(self.edits.rename(cluster, name), f"Cluster {cluster} is called {name}.")
 
     def drop(self, *clusters: int) -> None:  # none named: those of the selection
         "Take the images of clusters out of training."
         clusters = clusters or tuple(self.touched)
         if not clusters: raise ValueError("no cluster to drop; select images of some, or name them")
-        edits, before = self.edits, [self.called(k) for k in clusters]
+        edits, before = self.edits, self._listed(clusters)
         for k in clusters: edits = edits.drop(k)
-        self._edit(edits, f"Dropped {' and '.join(before)}.")
+        self._edit(edits, f"Dropped {before}.")
 
     def move(self,
         to: int,  # a cluster; -1: none
@@ -478,29 +695,20 @@ class ClusterEditor:
         "Move the selected images, and only them."
         names = self.points.names[self.chosen]
         if not len(names): raise ValueError("no image is selected to be moved")
-        self._edit(self.edits.move(names, to), f"Moved {len(names)} images to {self.called(to)}.")
+        edits, target = self.edits.move(names, to), self.called(to)
+        self._edit(edits, f"Moved {len(names)} images to {target}.")
 
-    def undo(self) -> None:
-        "Take the last edit back."
-        edits = self.edits
-        self.clusterer.edits_ = edits.undo()
-        self._undone.append(edits)
-        self._changed(f"Undone: {described(edits.steps[-1])}.")
-
-    def redo(self) -> None:
-        "Make the edit again that was taken back last."
-        self.refresh()
-        if not self._undone: raise ValueError("there is no edit to make again")
-        self.clusterer.edits_ = edits = self._undone.pop()
-        self._changed(f"Done again: {described(edits.steps[-1])}.")
-
-    def table(self) -> pd.DataFrame:  # its index: numbers in the set
-        "A row for each point: name, kind, cluster, confidence, source and place where known, the columns given, and whether it is selected."
-        p, data = self.points, self.data
-        found = {"name": p.names, "kind": np.where(p.presence, "object", "background-only"), "cluster": self.clusters, "cluster name": pd.Series(self.clusters).map({k: self.called(k) for k in np.unique(self.clusters).tolist()}).to_numpy(), "confidence": p.confidence}
-        if data.source is not None: found["source"] = data.source[p.numbers]
-        if data.places is not None: found |= {name: data.places[p.numbers, i] for i, name in enumerate(("top", "left"))}
-        return pd.DataFrame(found | {name: self.columns[name].to_numpy()[p.numbers] for name in self.columns} | {"selected": self.chosen}, index=pd.Index(p.numbers, name="number"))
+# %% ../../nbs/widgets/01_explorer.ipynb #0cd7b2e4
+class ClusterEditor(_Mending):
+    "The clusters of a set's images, a selection of them, and edits that can be undone and done again."
+    def __init__(self,
+        clusterer: BackgroundClusterer,  # fitted; edits are made to it
+        data: ImageSet,  # background-only images, and object images if there are any
+        columns=None,  # more to colour by: a DataFrame, or a dict of columns, with a row for each image of `data`
+        most: int = 50_000,  # points of each kind; of more images, some are drawn at random
+        progress: bool = True,  # show a bar, if it takes longer than half a second
+    ):
+        super().__init__(clusterer, data, columns, most, progress)
 
     def save(self,
         to="clusterer",  # a folder for the clusterer with its edits, or a '.json' file for the edits alone
@@ -515,92 +723,216 @@ class ClusterEditor:
         to="selection",  # a '.csv' file for a table, or a new or empty folder for the images and their table
     ) -> Path:
         "Write the selected images."
-        to, table = Path(to), self.table()[self.chosen].drop(columns="selected")
+        to = Path(to)
+        table = self.table()[self.chosen].drop(columns="selected")
         if not len(table): raise ValueError("no image is selected to be written")
-        if to.suffix != ".csv": return write_images(self.data, table, to)
+        if to.suffix != ".csv": return _write_images(self.data, table, to)
         replace_file(to, table.to_csv().encode())
         return to
 
-_TAKEN = ("name", "kind", "cluster", "cluster name", "confidence", "source", "top", "left", "selected")
-
-def _checked_columns(columns, n):
-    table = pd.DataFrame({} if columns is None else columns)
-    if len(table.columns) and len(table) != n: raise ValueError(f"the table of columns has {len(table)} rows for {n} images; expected one row for each image of the set, in its order")
-    taken = [name for name in table if str(name) in _TAKEN]
-    if taken: raise ValueError(f"the table has columns {', '.join(map(repr, taken))}, which the explorer has of its own; rename them")
-    return table.rename(columns=str)
-
 # %% ../../nbs/widgets/01_explorer.ipynb #66f7e23e
-def _asset(name): return (resources.files("bgcs.widgets") / name).read_text(encoding="utf-8")
-
-class PointsView(anywidget.AnyWidget):
+class _PointsView(anywidget.AnyWidget):
     "What a page shows of a `ClusterExplorer`, and what page and kernel share."
-    _esm, _css = _asset("explorer.js"), _asset("explorer.css")
+    _esm, _css = asset("explorer.js"), asset("explorer.css")
     xy = CByteMemoryView(b"").tag(sync=True)  # float32, x and y of each point
     codes = CByteMemoryView(b"").tag(sync=True)  # uint16, entry of the legend of each point
     hollow = CByteMemoryView(b"").tag(sync=True)  # uint8, 1 for object images
     selected = CByteMemoryView(b"").tag(sync=True)  # uint32, selected points, ascending
     legend = T.Dict({"title": "", "entries": []}).tag(sync=True)
     hidden = T.List([]).tag(sync=True)  # entries of the legend whose points are not drawn
-    show_objects = T.Bool(False).tag(sync=True)
     camera = T.List([]).tag(sync=True)  # middle of the picture and half its height in the plane; empty: all is shown
     page = T.Int(0).tag(sync=True)  # of the thumbnails
     per_page = T.Int(30).tag(sync=True)
     busy = T.Unicode("").tag(sync=True)  # what one is waiting for
     panel = T.Dict({}).tag(sync=True)  # what buttons and menus need, and the line that says what is selected
 
-class _Stopped(Exception): "Background work was stopped by the user."
+# %% ../../nbs/widgets/01_explorer.ipynb #35f0d96b
+def _counted(
+    backgrounds: int,  # points
+    objects: int,  # points
+    clusters: int,
+) -> str:
+    "How many images are shown."
+    images = "image" if backgrounds == 1 else "images"
+    more = f" and {objects:,} object images" if objects else ""
+    return f"{backgrounds:,} background-only {images}{more} in {clusters} clusters"
 
-# %% ../../nbs/widgets/01_explorer.ipynb #a4aad1cf
-class ClusterExplorer(ClusterEditor):
-    "A plane of background-only images, and of object images amid them, coloured by cluster; to look at, select, edit and save. All that the mouse does is a method, too."
+def _remarks(
+    data: ImageSet,
+    shown: int,  # background-only images that are points
+) -> str:  # in brackets, or nothing
+    "What one should know of points and pictures."
+    there, channels = int((~data.presence).sum()), data.shape[0]
+    remarks = []
+    if there > shown: remarks.append(f"of {there:,}, {shown:,} drawn at random are shown")
+    if channels == 2: remarks.append("of 2 channels, the first is shown")
+    if channels > 3: remarks.append(f"of {channels} channels, the first three are shown")
+    said = "; ".join(remarks)
+    return f" ({said})" if remarks else ""
+
+def _selected_in_words(
+    clusters: np.ndarray,  # `(n,)` int of the selected points
+    called,  # gives the name of a cluster
+    most: int = 6,  # clusters that are named
+) -> str:
+    "How many points of which clusters are selected, those with most points first."
+    there, counts = np.unique(clusters, return_counts=True)
+    largest = np.argsort(-counts, kind="stable")[:most]
+    parts = [f"{counts[i]:,} of {name}" for i, name in zip(largest, map(called, there[largest].tolist()))]
+    more = f" and of {len(there) - most} more" if len(there) > most else ""
+    named = ", ".join(parts)
+    return f"{len(clusters):,} selected: {named}{more}."
+
+# %% ../../nbs/widgets/01_explorer.ipynb #cb41d70a
+def _choices(data, columns):
+    "What there is to colour by."
+    found = ["cluster", "confidence", "kind"]
+    if data.source is not None: found.append("source")
+    if data.places is not None: found += ["top", "left"]
+    return found + list(columns)
+
+def _colour_clusters(editor):
+    "Clusters keep colour and shape, and have their names in the plane."
+    there = list(editor.edits.clusters)
+    if (editor.clusters < 0).any(): there.append(-1)
+    labels = {k: editor.called(k) for k in there}
+    rank = {k: k for k in there}
+    return _colour_classes(editor.clusters, labels, "cluster", rank, names=editor.edits.names | {-1: ""})
+
+def _colouring_by(editor, column):
+    "Colours for an editor's points by one of its choices."
+    if column == "cluster": return _colour_clusters(editor)
+    if column == "confidence": return _colour_numbers(editor.points.confidence, "confidence")
+    return _colour_column(editor.table()[column], column)
+
+# %% ../../nbs/widgets/01_explorer.ipynb #f91b58e0
+class _Stopped(Exception):
+    "Background work was stopped by the user."
+
+def _with_kind(error):
+    "An error's kind and message."
+    kind = type(error).__name__
+    return f"{kind}: {error}"
+
+class _Work:
+    "Work in the background, a thread each, that says how far it is and can be stopped."
     def __init__(self,
-        clusterer: BackgroundClusterer,  # fitted; edits are made to it
-        data: ImageSet,  # background-only images, and object images if there are any
-        columns=None,  # a table with a row for each image of `data`, more to colour by: a DataFrame, or a dict of columns
-        most: int = 50_000,  # points of each kind; of more images, some are drawn at random
-        per_page: int = 30,  # thumbnails a page
-        progress: bool = True,  # show a bar, if it takes longer than half a second
+        tell,  # called with a line that says what is being done; '': nothing
+        failed,  # called with what was being done, and the exception that ended it
     ):
+        self.threads, self.stopping, self.failure = [], threading.Event(), None
+        self._tell, self._failed = tell, failed
+        self._lock, self._doing = threading.RLock(), {}
+
+    def start(self, what: str, work) -> None:
+        "Call `work(progress)` in a thread; `progress` takes the share that is done."
+        self.failure = None
+        self.stopping.clear()
+        thread = threading.Thread(target=self._run, args=(what, work), daemon=True)
+        self.threads.append(thread)
+        self._report(what, 0)
+        thread.start()
+
+    def _run(self, what, work):
+        try: work(lambda share: self._report(what, share))
+        except Exception as error:  # shown in the view, raised by `wait`
+            if not isinstance(error, _Stopped): self.failure = error
+            self._failed(what, error)
+        finally: self._report(what, None)
+
+    def _report(self, what, share):  # None: it has ended
+        if share is not None and self.stopping.is_set(): raise _Stopped
+        done = f"{share:.0%}" if share else "…"
+        with self._lock:
+            self._doing[what] = "" if share is None else f"{what} {done}"
+            self._tell("; ".join(filter(None, self._doing.values())))
+
+    def does(self, what: str) -> bool:
+        "Whether it is at this."
+        return bool(self._doing.get(what))
+
+    def wait(self) -> None:
+        "Wait until all is done; what failed is raised."
+        for thread in list(self.threads): thread.join()
+        if self.failure: raise RuntimeError(_with_kind(self.failure)) from self.failure
+
+def _end(stopping, threads):
+    "Stop, at the latest when Python ends, without holding what the work belongs to."
+    stopping.set()
+    for thread in threads: thread.join(2)
+
+# %% ../../nbs/widgets/01_explorer.ipynb #b05d9a63
+class _Plane:
+    "Where points lie: background-only images, and object images among them once they are known."
+    def __init__(self, backgrounds: _Points):
+        self.backgrounds, self.objects = backgrounds, None
+        self.components = principal_components(backgrounds.embeddings)
+        self.xy, self.method = self.components[:, :2], "principal components"  # of the background-only images
+
+    def lay_out(self, random_state, progress):
+        "The plane by UMAP, and the word for that."
+        xy = umap_plane(self.components, random_state, progress=progress)
+        return xy, "UMAP" if len(xy) >= 10 else self.method
+
+    def points(self, with_objects: bool) -> _Points:
+        return self.backgrounds + self.objects if with_objects else self.backgrounds
+
+    def places(self, with_objects: bool) -> np.ndarray:  # `(n, 2)` float32, in the order of `points`
+        if not with_objects: return self.xy
+        return np.concatenate([self.xy, _place(self.objects.embeddings, self.backgrounds.embeddings, self.xy)])
+
+def _camera_around(
+    found: np.ndarray,  # `(n, 2)` places that should be seen
+    plane: np.ndarray,  # `(m, 2)` all places
+) -> list[float]:  # middle, and half of the height
+    "The camera that shows some points as large as they go."
+    low, high = found.min(0), found.max(0)
+    x, y = ((low + high) / 2).tolist()
+    wide, tall = high - low
+    half = float(max(tall, wide / 1.5, np.ptp(plane) / 200) * 0.6)
+    return [x, y, half or 1.0]
+
+# %% ../../nbs/widgets/01_explorer.ipynb #c8724be5
+class _Viewed(ClusterEditor):
+    "An editor whose points are seen in a view."
+    def __init__(self, clusterer, data, columns, most, per_page, progress):
         super().__init__(clusterer, data, columns, most, progress)
-        self._lock, self._stop, self._threads, self._busy, self._failure = threading.RLock(), threading.Event(), [], {}, None
-        self._backgrounds, self._objects, self._showing = self.points, None, False
-        self._said, self._wrong, self._by, self._keys, self._hidden = "", False, "cluster", [], set()
-        self._components = principal_components(self.points.embeddings)
-        self._plane, self._method = self._components[:, :2], "principal components"
-        self.view = PointsView(per_page=per_page)
+        self._lock = threading.RLock()
+        self._plane, self._showing = _Plane(self.points), False  # whether object images are wanted
+        self._by, self._keys, self._hidden = "cluster", [], set()  # keys of the legend
+        self._said, self._wrong = "", False
+        self.view = _PointsView(per_page=per_page)
         self._draw()
-        self.view.observe(self._selected_in_view, "selected")
-        self.view.observe(self._hidden_in_view, "hidden")
-        self.view.on_msg(self._on_message)
-        self._in_background("Laying out with UMAP", self._lay_out)
-        weakref.finalize(self, _end, self._stop, self._threads)
 
     def _ipython_display_(self): display(self.view)
 
-    def _draw(self):
-        "Send all that has changed."
-        with self._lock, self.view.hold_sync():
-            colouring = self._colouring()
-            self._keys, self._codes, xy, legend = colouring.keys, colouring.codes, self.xy, colouring.legend
-            if legend.get("labelled"):
-                for entry, at in zip(legend["entries"], densest(self._plane, self._codes[:len(self._plane)], len(self._keys))): entry["at"] = at
-            self.view.xy, self.view.hollow = xy.tobytes(), self.points.presence.astype(np.uint8).tobytes()
-            self.view.codes, self.view.legend = self._codes.tobytes(), legend
-            self.view.hidden = [i for i, key in enumerate(self._keys) if key in self._hidden]
-            self._selected()
-
-    def _colouring(self):
-        if self._by == "confidence": return colour_numbers(self.points.confidence, "confidence")
-        if self._by != "cluster": return colour_column(self.table()[self._by], self._by)
-        there = self.edits.clusters + [-1] * bool((self.clusters < 0).any())
-        return colour_classes(self.clusters, {k: self.called(k) for k in there}, "cluster", {k: k for k in there}, self.edits.names | {-1: ""})
+    @property
+    def _with_objects(self): return len(self.points) > len(self._plane.backgrounds)
 
     @property
     def xy(self) -> np.ndarray:
         "`(n, 2)` float32: where the points lie, those of `table()` in their order."
-        if len(self.points) == len(self._backgrounds): return self._plane
-        return np.concatenate([self._plane, place(self._objects.embeddings, self._backgrounds.embeddings, self._plane)])
+        return self._plane.places(self._with_objects)
+
+    def _draw(self):
+        "Send all that has changed."
+        view = self.view
+        with self._lock, view.hold_sync():
+            colouring, xy = _colouring_by(self, self._by), self.xy
+            self._keys, self._codes = colouring.keys, colouring.codes
+            view.xy, view.codes = xy.tobytes(), self._codes.tobytes()
+            view.hollow = self.points.presence.astype(np.uint8).tobytes()
+            view.legend = self._named(colouring.legend)
+            view.hidden = [i for i, key in enumerate(self._keys) if key in self._hidden]
+            self._selected()
+
+    def _named(self, legend):
+        "The legend, with the places where names are written."
+        if not legend.get("labelled"): return legend
+        plane = self._plane.xy
+        places = _densest(plane, self._codes[:len(plane)], len(self._keys))
+        for entry, at in zip(legend["entries"], places): entry["at"] = at
+        return legend
 
     def _changed(self, said):
         with self._lock:
@@ -613,27 +945,53 @@ class ClusterExplorer(ClusterEditor):
         with self._lock, self.view.hold_sync():
             chosen = np.flatnonzero(self.chosen).astype(np.uint32).tobytes()
             if chosen != bytes(self.view.selected): self.view.selected, self.view.page = chosen, 0
-            steps, undone, names = self.edits.steps, self._undone, self.edits.names
-            self.view.panel = {"columns": self._choices(), "by": self._by, "clusters": [[k, self.called(k)] for k in names], "names": names, "touched": self.touched,
-                               "undo": described(steps[-1]) if steps else "", "redo": described(undone[-1].steps[-1]) if undone else "",
-                               "objects": bool(self.data.presence.any()), "showing": self._showing, "said": self._summary(), "wrong": self._wrong}
+            self.view.panel = self._panel()
 
-    def _choices(self):
-        "What there is to colour by."
-        return ["cluster", "confidence", "kind"] + ["source"] * (self.data.source is not None) + ["top", "left"] * (self.data.places is not None) + list(self.columns)
+    def _panel(self):
+        "What buttons and menus need."
+        steps, undone, names = self.edits.steps, self._undone, self.edits.names
+        return {
+            "columns": _choices(self.data, self.columns), "by": self._by,
+            "clusters": [[k, self.called(k)] for k in names], "names": names, "touched": self.touched,
+            "undo": _described(steps[-1]) if steps else "",
+            "redo": _described(undone[-1].steps[-1]) if undone else "",
+            "objects": bool(self.data.presence.any()), "showing": self._showing,
+            "said": self._summary(), "wrong": self._wrong,
+        }
 
     def _summary(self):
         "What was done, and what is selected."
         if self._wrong: return self._said
-        if not self.chosen.any(): return f"{self._said} {_counted(self)}, laid out by {self._method}{_remarks(self)}.".strip()
-        clusters, counts = np.unique(self.clusters[self.chosen], return_counts=True)
-        most = np.argsort(-counts, kind="stable")[:6]
-        return f"{self._said} {self.chosen.sum():,} selected: {', '.join(f'{counts[i]:,} of {self.called(int(clusters[i]))}' for i in most)}{f' and of {len(counts) - 6} more' if len(counts) > 6 else ''}.".strip()
+        if self.chosen.any(): selected = _selected_in_words(self.clusters[self.chosen], self.called)
+        else: selected = self._overview()
+        return f"{self._said} {selected}".strip()
+
+    def _overview(self):
+        shown = len(self._plane.backgrounds)
+        counted = _counted(shown, len(self.points) - shown, len(self.edits.clusters))
+        remarks = _remarks(self.data, shown)
+        return f"{counted}, laid out by {self._plane.method}{remarks}."
 
     def _say(self, said, wrong=False):
         with self._lock:
             self._said, self._wrong = said, wrong
             self._selected()
+
+# %% ../../nbs/widgets/01_explorer.ipynb #7df3c0a4
+_ACTIONS = ("merge", "split", "split_off", "rename", "drop", "move", "undo", "redo", "save", "export",
+            "color_by", "show_objects", "stop")
+
+def _error_in_words(error):
+    "A message that was made for users alone, others with the kind of error."
+    return str(error) if isinstance(error, (ValueError, OSError)) else _with_kind(error)
+
+class _Listening(_Viewed):
+    "A view that is listened to."
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.view.observe(self._selected_in_view, "selected")
+        self.view.observe(self._hidden_in_view, "hidden")
+        self.view.on_msg(self._on_message)
 
     def _selected_in_view(self, change):
         mask = np.zeros(len(self.points), bool)
@@ -642,95 +1000,127 @@ class ClusterExplorer(ClusterEditor):
         self._said, self._wrong = "", False
         self._choose(mask)
 
-    def _hidden_in_view(self, change): self._hidden = {self._keys[i] for i in self.view.hidden if i < len(self._keys)}
+    def _hidden_in_view(self, change):
+        self._hidden = {self._keys[i] for i in self.view.hidden if i < len(self._keys)}
 
     def _on_message(self, view, content, buffers):
         "Do what the page asks, and say that it is done, with pictures if those were asked for."
-        action, answer, pictures = content["do"], {"done": content["id"]}, []
         arguments = {name: value for name, value in content.items() if name not in ("do", "id")}
+        answer, pictures = {"done": content["id"]}, []
         try:
-            if action == "images": answer["points"], answer["texts"], pictures = self._pictures(**arguments)
-            elif action in _ACTIONS: written = getattr(self, action)(**arguments)
-            if action in ("save", "export"): self._say(f"Written: {Path(written).resolve()}.")
-        except Exception as error:  # the page shows it: nobody sees the kernel's log
-            self._say(str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}", wrong=True)
-        finally: view.send(answer, pictures)
+            if content["do"] == "images": answer["points"], answer["texts"], pictures = self._pictures(**arguments)
+            elif content["do"] in _ACTIONS: self._act(content["do"], arguments)
+        except Exception as error:
+            self._say(_error_in_words(error), wrong=True)
+        finally:
+            view.send(answer, pictures)
+
+    def _act(self, action, arguments):
+        written = getattr(self, action)(**arguments)
+        if action not in ("save", "export"): return
+        path = Path(written).resolve()
+        self._say(f"Written: {path}.")
 
     def _pictures(self, points):
-        known, p, source = [i for i in points if 0 <= i < len(self.points)], self.points, self.data.source
-        texts = [f"{p.names[i]}{'' if source is None else f' · {source[p.numbers[i]]}'} · confidence {p.confidence[i]:.2f}" for i in known]
-        return known, texts, [_png(self.picture(p.numbers[i])) for i in known]
+        "Which points are known, what is said of each, and their pictures as PNG."
+        known = [i for i in points if 0 <= i < len(self.points)]
+        texts = [self._text(i) for i in known]
+        return known, texts, [png(self.picture(self.points.numbers[i])) for i in known]
 
-    def _in_background(self, what, work):
-        self._failure = None
-        self._stop.clear()
-        thread = threading.Thread(target=self._guarded, args=(what, work), daemon=True)
-        self._threads.append(thread)
-        self._report(what, 0)
-        thread.start()
+    def _text(self, i):
+        p, source = self.points, self.data.source
+        words = [str(p.names[i])]
+        if source is not None: words.append(str(source[p.numbers[i]]))
+        return " · ".join([*words, f"confidence {p.confidence[i]:.2f}"])
 
-    def _guarded(self, what, work):
-        try: work(lambda share: self._report(what, share))
-        except _Stopped:
-            self._showing &= self._objects is not None
+    def picture(self,
+        number: int,  # of an image in the set
+    ) -> Image.Image:
+        "What hovering shows."
+        return _picture_of(self.data.images[int(number)])
+
+# %% ../../nbs/widgets/01_explorer.ipynb #40a7e93c
+class _Working(_Listening):
+    "A view that is complete by and by: UMAP, and object images when they are asked for."
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._work = _Work(self._busy_with, self._failed)
+        self._work.start("Laying out with UMAP", self._lay_out)
+        weakref.finalize(self, _end, self._work.stopping, self._work.threads)
+
+    def _busy_with(self, line):
+        with self._lock: self.view.busy = line
+
+    def _failed(self, what, error):
+        if isinstance(error, _Stopped):
+            self._showing &= self._plane.objects is not None
             self._say(f"{what}: stopped.")
-        except Exception as error:  # shown in the view, raised by `wait`
-            self._failure = error
-            self._say(f"{what}: {type(error).__name__}: {error}", wrong=True)
-        finally: self._report(what, None)
-
-    def _report(self, what, share):  # None: it has ended
-        if share is not None and self._stop.is_set(): raise _Stopped
-        with self._lock:
-            self._busy[what] = "" if share is None else f"{what} {f'{share:.0%}' if share else '…'}"
-            self.view.busy = "; ".join(filter(None, self._busy.values()))
+        else:
+            message = _with_kind(error)
+            self._say(f"{what}: {message}", wrong=True)
 
     def _lay_out(self, progress):
-        plane = umap_plane(self._components, self.clusterer.random_state or 0, progress=progress)
+        xy, method = self._plane.lay_out(self.clusterer.random_state or 0, progress)
         with self._lock:
-            self._plane, self._method = plane, "UMAP" if len(plane) >= 10 else self._method
+            self._plane.xy, self._plane.method = xy, method
             self.view.camera = []
             self._draw()
 
     def _add_objects(self, progress):
         number, done = min(int(self.data.presence.sum()), self.most), 0
+
         def advance(more):
             nonlocal done
             done += more
             progress(done / number)
-        self._objects = object_points(self.clusterer, self.data, self.most, advance)
-        self._with_objects()
 
-    def _with_objects(self):
+        self._plane.objects = _object_points(self.clusterer, self.data, self.most, advance)
+        self._take_points()
+
+    def _take_points(self):
         "Show object images or not, as is wanted now."
         with self._lock:
-            self.points = self._backgrounds + self._objects if self._showing else self._backgrounds
+            self.points = self._plane.points(self._showing)
             chosen = self.chosen[:len(self.points)]
             self.chosen = np.pad(chosen, (0, len(self.points) - len(chosen)))
             self._changed("")
 
     def wait(self) -> ClusterExplorer:
         "Wait until UMAP, and object images if they were asked for, are ready."
-        for thread in list(self._threads): thread.join()
-        if self._failure: raise RuntimeError(f"{type(self._failure).__name__}: {self._failure}") from self._failure
+        self._work.wait()
         return self
 
-    def stop(self) -> None: "End the work in the background; what is shown stays."; self._stop.set()
+    def stop(self) -> None:
+        "End the work in the background; what is shown stays."
+        self._work.stopping.set()
 
     def show_objects(self,
         on: bool = True,  # show them, or hide them again
     ) -> None:
-        "Show object images amid the background-only images, hollow, in the colour of the cluster they were assigned to."
+        "Show object images among the background-only images, hollow, in the colour of their cluster."
         if on and not self.data.presence.any(): raise ValueError("this set has no object images to show")
         self._showing = bool(on)
-        if self._objects is not None or not on: self._with_objects()
-        elif not self._busy.get("Object images"): self._in_background("Object images", self._add_objects)
+        if self._plane.objects is not None or not on: self._take_points()
+        elif not self._work.does("Object images"): self._work.start("Object images", self._add_objects)
+
+# %% ../../nbs/widgets/01_explorer.ipynb #a4aad1cf
+class ClusterExplorer(_Working):
+    "Images in a plane, coloured by cluster, to look at, select and edit. All that the mouse does is a method, too."
+    def __init__(self,
+        clusterer: BackgroundClusterer,  # fitted; edits are made to it
+        data: ImageSet,  # background-only images, and object images if there are any
+        columns=None,  # more to colour by: a DataFrame, or a dict of columns, with a row for each image of `data`
+        most: int = 50_000,  # points of each kind; of more images, some are drawn at random
+        per_page: int = 30,  # thumbnails a page
+        progress: bool = True,  # show a bar, if it takes longer than half a second
+    ):
+        super().__init__(clusterer, data, columns, most, per_page, progress)
 
     def color_by(self,
         column: str,  # 'cluster', 'confidence', 'kind', 'source', or any column given
     ) -> None:
         "Colour the points by something else."
-        if column not in self._choices(): raise ValueError(f"there is no column {column!r} to colour by; there are {', '.join(map(repr, self._choices()))}")
+        check_choice("column", column, _choices(self.data, self.columns))
         self._by, self._hidden = column, set()
         self._draw()
 
@@ -744,8 +1134,10 @@ class ClusterExplorer(ClusterEditor):
 
     def hide(self, *entries) -> None:  # clusters by number, or other entries of the legend by their words
         "Hide points, as a click in the legend does."
-        unknown = [entry for entry in entries if entry not in self._keys]
-        if unknown: raise ValueError(f"the legend has no entry {unknown[0]!r}; it has {', '.join(map(repr, self._keys)) or 'a scale'}")
+        known = listed(map(repr, self._keys)) or "a scale"
+        for entry in entries:
+            near = did_you_mean(entry, map(str, self._keys))
+            if entry not in self._keys: raise ValueError(f"the legend has no entry {entry!r}{near}; it has {known}")
         self._hidden |= set(entries)
         self._draw()
 
@@ -766,41 +1158,15 @@ class ClusterExplorer(ClusterEditor):
         numbers=None,  # of images in the set; None: all
     ) -> None:
         "Bring images into the middle, as large as they go."
-        if numbers is None: self.view.camera = []; return
+        if numbers is None:
+            self.view.camera = []
+            return
         found = self.xy[np.isin(self.points.numbers, np.asarray(numbers))]
         if not len(found): raise ValueError("none of these images is shown")
-        low, high = found.min(0), found.max(0)
-        self.view.camera = [*((low + high) / 2).tolist(), float(max(high[1] - low[1], (high[0] - low[0]) / 1.5, np.ptp(self._plane) / 200) * 0.6) or 1.0]
-
-    def picture(self,
-        number: int,  # of an image in the set
-    ) -> Image.Image:
-        "What hovering shows."
-        return picture_of(self.data.images[int(number)])
+        self.view.camera = _camera_around(found, self._plane.xy)
 
     def plot(self):  # a matplotlib figure
         "The background-only images in the plane, as a picture; waits for UMAP."
         self.wait()
-        return plot_plane(self._plane, self.clusters[:len(self._plane)], self.edits.names)
-
-_ACTIONS = ("merge", "split", "split_off", "rename", "drop", "move", "undo", "redo", "save", "export", "color_by", "show_objects", "stop")
-
-def _end(stop, threads):
-    stop.set()
-    for thread in threads: thread.join(2)
-
-def _png(picture):
-    out = io.BytesIO()
-    picture.save(out, format="PNG")
-    return out.getvalue()
-
-def _counted(explorer):
-    shown, objects = len(explorer._backgrounds), len(explorer.points) - len(explorer._backgrounds)
-    return f"{shown:,} background-only image{'s' * (shown != 1)}{f' and {objects:,} object images' if objects else ''} in {len(explorer.edits.clusters)} clusters"
-
-def _remarks(explorer):
-    "What one should know of the pictures and the points."
-    data, there = explorer.data, int((~explorer.data.presence).sum())
-    remarks = [f"of {there:,}, {len(explorer._backgrounds):,} drawn at random are shown"] * (there > len(explorer._backgrounds))
-    remarks += [f"of {data.shape[0]} channels, {'the first is' if data.shape[0] == 2 else 'the first three are'} shown"] * (data.shape[0] not in (1, 3))
-    return f" ({'; '.join(remarks)})" if remarks else ""
+        xy = self._plane.xy
+        return plot_plane(xy, self.clusters[:len(xy)], self.edits.names)

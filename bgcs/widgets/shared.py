@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 # %% auto #0
-__all__ = ['picture_grid', 'png', 'asset']
+__all__ = ['picture_grid', 'png', 'picture_png']
 
 # %% ../../nbs/widgets/00_shared.ipynb #adf04875
 def picture_grid(
@@ -51,6 +51,18 @@ def png(
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(out, format="PNG")
     return out.getvalue()
+
+# %% ../../nbs/widgets/00_shared.ipynb #5ee7a002
+def picture_png(
+    rows,  # list of rows, each a list of images `(c, h, w)` in [0, 1] of one height and width
+    zoom: int = 3,  # screen pixels a pixel
+    gap: int = 2,  # pixels between pictures
+) -> bytes:
+    "Rows of small images as the bytes of a PNG file that is transparent between them."
+    colours = picture_grid(rows, zoom, gap)
+    black = [[torch.zeros(1, *image.shape[1:]) for image in row] for row in rows]
+    between = picture_grid(black, zoom, gap)[..., :1]  # white where there is no image
+    return png(np.dstack([colours, 255 - between]))
 
 # %% ../../nbs/widgets/00_shared.ipynb #9be1f3a5
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgcs.objective.blend import harden, random_blobs
-from bgcs.masks.criteria import (agreement, choose_threshold, compare, criteria, false_positive_area, hold_out, held_out_divergence, mask_iou, paste_consistency,
-                         plot_comparison, predict_masks, rank_agreement, removal_residual, score, seam_features, separation, stability)
 from bgcs.data.images import ImageSet
+from bgcs.masks.criteria import (FOLDS, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual, _score,
+                                 _seam_features, _separation, _stability, _two_sample_auc, choose_threshold, compare, criteria, hold_out, judged_clusters,
+                                 mask_iou, plot_comparison, predict_masks, rank_agreement)
+from bgcs.objective.blend import harden, random_blobs
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -73,21 +74,21 @@ def test_iou_of_hard_masks_counts_pixels(n, h, w, seed):
     for one, first, second in zip(iou, a.bool(), b.bool()):
         assert one == pytest.approx(float((first & second).sum() / (first | second).sum()), abs=1e-5) if (first | second).any() else one == 0
     assert torch.equal(iou, mask_iou(b, a)) and (mask_iou(a, a)[a.sum((1, 2, 3)) > 0] == 1).all()
-    assert stability([a, b, a]) == pytest.approx((2 * float(iou.mean()) + float(mask_iou(a, a).mean())) / 3, abs=1e-5)
+    assert _stability([a, b, a]) == pytest.approx((2 * float(iou.mean()) + float(mask_iou(a, a).mean())) / 3, abs=1e-5)
 
 
 @some
 @given(st.integers(0, 1000), st.floats(0.05, 0.95))
 def test_false_positives_at_a_threshold(seed, threshold):
     masks = torch.rand(4, 1, 9, 7, generator=generator(seed))
-    found = false_positive_area(masks, threshold)
+    found = _false_positive_area(masks, threshold)
     assert found["false_positive_area"] == pytest.approx(float((masks >= threshold).float().mean())) and found["false_positive_mean"] == pytest.approx(float(masks.mean()))
 
 
 def test_divergence_grows_with_a_difference():
     data, clusters = striped()
     real, k = data.objects.images, clusters[:36]
-    values = [held_out_divergence((real + shift).clamp(0, 1), k, real) for shift in (0, 0.05, 0.1)]
+    values = [_held_out_divergence((real + shift).clamp(0, 1), k, real) for shift in (0, 0.05, 0.1)]
     assert values[0] < values[1] < values[2]  # not 0 on itself: patches of the two sides lie at different places
 
 
@@ -96,25 +97,25 @@ def test_probes_of_degenerate_models():
     h = hold_out(data, clusters)
     for model, pasted, residual in ((bright, (0.99, 1), (0, 0)), (whole, (0.4, 0.75), (0, 0)), (nothing, (0, 0), (1, 1))):
         masks = harden(predict_masks(model, h.objects))
-        assert pasted[0] <= paste_consistency(model, h.objects, masks, h.same) <= pasted[1]
-        assert residual[0] <= removal_residual(model, h.objects, masks, h.same) <= residual[1]
-    assert agreement(nothing, h.objects, nothing(h.objects), h.onto) == {"shift_iou": 0, "flip_iou": 0, "swap_iou": 0}
+        assert pasted[0] <= _paste_consistency(model, h.objects, masks, h.same) <= pasted[1]
+        assert residual[0] <= _removal_residual(model, h.objects, masks, h.same) <= residual[1]
+    assert _agreement(nothing, h.objects, nothing(h.objects), h.onto) == {"shift_iou": 0, "flip_iou": 0, "swap_iou": 0}
 
 
 def test_separation_is_the_auc_of_the_top():
     objects, backgrounds = torch.zeros(3, 1, 10, 10), torch.full((4, 1, 10, 10), 0.04)
     objects[..., 0, :5] = torch.tensor([0.9, 0.5, 0.01])[:, None, None]  # the mean would rank all below the backgrounds'
-    assert separation(objects, backgrounds) == pytest.approx(2 / 3)
+    assert _separation(objects, backgrounds) == pytest.approx(2 / 3)
 
 
 def test_score_is_a_geometric_mean():
-    assert score({"paste_iou": 0.5, "two_sample_auc": 0.75}) == pytest.approx(0.5) and score({"paste_iou": 0.2, "two_sample_auc": 0.6}) == pytest.approx((0.04 * 0.8) ** (1 / 3))
-    assert score({"paste_iou": 1, "two_sample_auc": 1}) == 0 and score({"paste_iou": 1, "two_sample_auc": 0.3}) == 1
+    assert _score({"paste_iou": 0.5, "two_sample_auc": 0.75}) == pytest.approx(0.5) and _score({"paste_iou": 0.2, "two_sample_auc": 0.6}) == pytest.approx((0.04 * 0.8) ** (1 / 3))
+    assert _score({"paste_iou": 1, "two_sample_auc": 1}) == 0 and _score({"paste_iou": 1, "two_sample_auc": 0.3}) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 5, 6), (2, 3, 16, 9), (1, 2, 40, 40)])
 def test_features_of_any_size(shape):
-    features = seam_features(torch.rand(shape))
+    features = _seam_features(torch.rand(shape))
     assert len(features) == len(torch.rand(shape)) and features.isfinite().all()
 
 
@@ -155,16 +156,46 @@ DATA, CLUSTERS = striped(12)
     (lambda: hold_out(DATA, torch.zeros(24).long()), "Use at least 2 clusters"),
     (lambda: hold_out(DATA, -torch.ones(24).long()), "Use at least 2 clusters"),
     (lambda: hold_out(DATA, torch.where(DATA.presence, 0, CLUSTERS)), "Cluster 1 holds no object image"),
-    (lambda: hold_out(DATA, CLUSTERS, 0), "n=0"),
+    (lambda: hold_out(DATA, CLUSTERS, 0), "n=0; expected a whole number of object images, at least 1"),
+    (lambda: hold_out(DATA, CLUSTERS, 2.5), "n=2.5; expected a whole number"),
     (lambda: compare({"a": lambda images: images[..., :3]}, DATA, CLUSTERS, progress=False), "model 'a': the model gave masks of shape"),
+    (lambda: predict_masks(lambda images: images[:, 0], DATA.images[:8]), "shape (8, 16, 16) for images of shape (8, 1, 16, 16); expected (8, 1, 16, 16)"),
     (lambda: compare({"a": lambda images: images / 0 * 0}, DATA, CLUSTERS, progress=False), "NaN"),
+    (lambda: predict_masks(lambda images: images * torch.nan, DATA.images[:8]), "NaN in the masks of 8 of 8 images"),
     (lambda: compare({"a": lambda images: images - 1}, DATA, CLUSTERS, progress=False), "take their sigmoid"),
-    (lambda: compare({"a": 3}, DATA, CLUSTERS, progress=False), "with .predict"),
+    (lambda: compare({"a": 3}, DATA, CLUSTERS, progress=False), "a model is int; expected a function from images to masks, or an object with .predict"),
+    (lambda: compare({"a": torch.nn.Conv2d(1, 1, 1)}, DATA, CLUSTERS, progress=False), "call .eval() on it first"),
     (lambda: compare({"a": bright}, DATA, CLUSTERS, threshold=80, progress=False), "threshold=80"),
     (lambda: compare({}, DATA, CLUSTERS), "no models"),
     (lambda: compare({"a": bright}, *striped(6), progress=False), "5 folds need at least 5"),
-    (lambda: stability([DATA.masks.float()]), "at least 2"),
+    (lambda: criteria(bright, hold_out(DATA, CLUSTERS), names=["scores"]), "names='scores' is not known (did you mean 'score'?); expected one of 'score', 'divergence'"),
+    (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), (0.5,), by="beauty"), "by='beauty' is not known"),
+    (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), ()), "thresholds is empty"),
+    (lambda: mask_iou(DATA.masks, DATA.masks[0]), "masks have shapes (24, 1, 16, 16) and (1, 16, 16); expected the same"),
+    (lambda: _stability([DATA.masks.float()]), "at least 2 models"),
+    (lambda: _agreement(bright, DATA.images, DATA.masks, DATA.images, shift=0), "shift=0; expected at least 1 pixel, and less than the sides of the images, (16, 16)"),
+    (lambda: _false_positive_area(DATA.masks[:0].float()), "no masks of background-only images"),
+    (lambda: _separation(DATA.masks, DATA.masks[:0]), "24 masks of object images and 0 of background-only ones; expected some of each"),
+    (lambda: rank_agreement(pd.DataFrame({"score": [1.0, 2, 3]}, index=list("abc")), {"a": 1, "c": 2}), "the truth lacks b"),
+    (lambda: rank_agreement(pd.DataFrame({"score": [1.0, 2]}, index=list("ab")), {"a": 1, "b": 2}), "at least 3"),
 ])
 def test_bad_input_is_refused(f, text):
     with pytest.raises(ValueError) as error: f()
     assert text in str(error.value)
+
+
+def test_images_that_are_alike_on_both_sides_cannot_be_told_apart():
+    h = hold_out(*striped())
+    auc = _two_sample_auc(h.real, h.targets, h.real, h.real_index, h.real_index)
+    assert auc == pytest.approx(0.5, abs=1e-9)
+
+
+def test_clusters_that_can_be_judged():
+    presence = torch.tensor([True] * 12 + [False] * 12)
+    clusters = torch.tensor([0, 1, 2] * 4 + [0, 1, -1] * 4)
+    assert judged_clusters(presence, clusters) is None  # four of each kind
+    presence, clusters = torch.cat([presence] * 2), torch.cat([clusters] * 2)
+    assert torch.equal(judged_clusters(presence, clusters), torch.where(clusters == 2, -1, clusters))  # 2 has no backgrounds
+    assert judged_clusters(presence, clusters.clamp(max=0)) is None  # one cluster
+    assert judged_clusters(presence[:0], clusters[:0]) is None and FOLDS == 5
+    assert judged_clusters(presence, torch.where(clusters == 1, 70, clusters)).unique().tolist() == [-1, 0, 70]
