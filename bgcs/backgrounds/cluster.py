@@ -15,14 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 
 from .encoders import make_encoder, rebuild_encoder
 from .kmeans import SinkhornKMeans
-from ..data.checks import check_choice, listed
+from ..data.checks import check_choice, listed, not_fitted
 from ..data.images import ImageSet, plot_images
 from ..data.intensity import Normalization
-from ..training.checkpoints import read_checkpoint, write_checkpoint
+from ..training.checkpoints import read_saved, settings_fit, write_checkpoint
 
 # %% auto #0
 __all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer',
@@ -338,8 +337,7 @@ class _Embedding:
         raise ValueError(f"these images are normalised by {came}, and the clusterer was fitted on {fitted}; {remedy}")
 
     def _check_fitted(self):
-        if not hasattr(self, "encoder_"):
-            raise NotFittedError("This BackgroundClusterer has not been fitted; call fit first.")
+        if not hasattr(self, "encoder_"): raise not_fitted("BackgroundClusterer")
 
     def _embed_patches(self, images, cut=_border_patches):
         "Embeddings `(n, p, dim)` of the patches of each image."
@@ -491,19 +489,11 @@ class _Saving:
     ) -> BackgroundClusterer:
         "Read a saved clusterer. It is verified, and nothing is unpickled, so a model from a stranger cannot run code."
         path = Path(folder) / CLUSTERER
-        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved clusterer: {CLUSTERER} missing")
-        stored = read_checkpoint(path)
-        found = stored.get("clusterer")
-        if found != _CLUSTERER_FORMAT:
-            instead = f"but {found!r}; was it written by another version, or is it something else?"
-            raise ValueError(f"{path} describes no clusterer of format {_CLUSTERER_FORMAT!r}, {instead}")
-        try:
+        stored = read_saved(path, "clusterer", _CLUSTERER_FORMAT)
+        with settings_fit(path, "clusterer"):
             encoder = rebuild_encoder(stored["encoder_settings"], stored["encoder_weights"], module, path)
             clusterer = cls(**stored["params"], encoder=stored["encoder"] or encoder)
             _restore(clusterer, stored, encoder, normalizing)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            kind, what = type(error).__name__, f"{path} lacks something, or its parts do not belong together"
-            raise ValueError(f"{what}: {kind} {error}") from None
         return clusterer
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #47b3d3b6
@@ -626,7 +616,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
     """Finds the kinds of background in background-only images, and tells of any image which kind its background is.
     Reads images and presence, nothing else."""
     def __init__(self,
-        n_clusters: int | str,  # number of clusters, at least 2, or 'auto', see `choose_k`
+        n_clusters: int | str = "auto",  # number of clusters, at least 2, or 'auto', see `choose_k`
         encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (fitted or not), or a torch module
         assign: str = "patch",  # how object images get their clusters: 'patch', 'nearest', 'mask' or 'oracle'
         min_confidence: float = 0.0,  # object images less sure than this get cluster -1

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterable
 
 # %% auto #0
-__all__ = ['nearest', 'did_you_mean', 'check_choice', 'check_whole', 'listed']
+__all__ = ['nearest', 'did_you_mean', 'check_choice', 'check_whole', 'listed', 'not_fitted']
 
 # %% ../../nbs/data/00_checks.ipynb #361dcf5f
 def nearest(
@@ -68,3 +68,13 @@ def listed(
     items = list(map(str, items))
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+# %% ../../nbs/data/00_checks.ipynb #ca0bbc6a
+def not_fitted(
+    name: str,  # of the class
+    what: str = "call fit first",  # what to do
+) -> Exception:  # scikit-learn's `NotFittedError`, to be raised
+    "The error of something that hasn't learned yet."
+    from sklearn.exceptions import NotFittedError
+
+    return NotFittedError(f"This {name} has not been fitted; {what}.")
