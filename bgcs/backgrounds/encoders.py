@@ -73,7 +73,7 @@ _POSITIVES = ("both", "patches", "augment")
 def _positive_pairs(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     size: int,  # side of the patches in pixels
-    positives: str = "both",  # 'both': two patches of one image, each augmented; 'patches': not augmented; 'augment': two augmentations of one patch
+    positives: str = "both",  # 'both': two patches of one image, augmented; 'patches': not augmented; 'augment': one patch, twice
     jitter: float = 0.1,  # see `_augment`
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(2n, c, size, size)`: first the one of each pair, then the other
@@ -311,7 +311,7 @@ class Encoder(nn.Module):
         random_state: int = 0,  # seed of order and patches
         accelerator: str = "auto",  # as in Lightning: 'cpu', 'gpu', …
         progress: bool = True,  # show a bar
-        patience: int | None = None,  # epochs without a lower loss on a held-out tenth of the images, after which training ends; None: train on all
+        patience: int | None = None,  # epochs without a lower loss on a held-out tenth, after which training ends; None: train on all
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         **trainer,  # further settings of `lightning.Trainer`: `devices`, `strategy`, `precision`, `logger` …
     ) -> Encoder:  # itself, on the CPU where it was trained
@@ -367,7 +367,7 @@ class ContrastiveEncoder(Encoder):
         channels: int = 1,  # of the images
         dim: int = 20,  # of the embedding
         width: int = 32,  # features of the first stage of the network
-        patch_size: int = 16,  # side of the smallest patches it is trained on, in pixels, at least 8; the largest have three quarters of the images' side
+        patch_size: int = 16,  # side of the smallest patches, at least 8 pixels; the largest have three quarters of the images' side
         jitter: float = 0.1,  # of brightness and of contrast (its logarithm) in training: a standard deviation
         lr: float = 3e-3,  # peak learning rate of AdamW, in a one-cycle schedule
         positives: str = "both",  # what makes a pair: 'patches' of one image, two ways to 'augment' a patch, or 'both'

@@ -25,7 +25,7 @@ from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judged_clusters
 from .masknet import UNet
-from ..objective.batches import Batches, TransplantImages, Transplants, check_clusters
+from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
 from ..objective.blend import Placement, composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.terms import (ClusterConsistency, Objective, area_loss, background_loss, mask_entropy, mosaic_loss,
@@ -34,7 +34,7 @@ from ..training.checkpoints import check_weights, read_saved, settings_fit, writ
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'FORMAT', 'MODEL', 'Segmenter']
+__all__ = ['SCHEDULES', 'Segmenter']
 
 # %% ../../nbs/masks/02_segment.ipynb #9b621914
 SCHEDULES = ("one-cycle", "constant")
@@ -330,7 +330,7 @@ class _Fitting(_Rounds):
         if weight and clusterer is None:
             raise ValueError(f"consistency_weight={weight} needs the encoder that found the clusters; give clusterer=")
         self.consistency = ClusterConsistency(clusterer) if weight else None
-        return check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
+        return _check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
 
     def _judges(self, images):
         "Held-out images that were given as a set."
@@ -437,8 +437,8 @@ class _Predicts(_MaskNetwork):
         return images
 
 # %% ../../nbs/masks/02_segment.ipynb #59113b8d
-FORMAT = "bgcs.Segmenter/5"
-MODEL = "segmenter.safetensors"
+_FORMAT = "bgcs.Segmenter/5"
+_MODEL = "segmenter.safetensors"
 _OLDER = (
     "There is one of an older format, which this version doesn't read: "
     "train anew, or use the version that wrote it"
@@ -446,18 +446,18 @@ _OLDER = (
 
 def _write(segmenter, folder):
     normalization = segmenter.normalization_
-    return write_checkpoint(Path(folder) / MODEL, {
-        "segmenter": FORMAT, "settings": segmenter.settings, "threshold": segmenter.threshold_,
+    return write_checkpoint(Path(folder) / _MODEL, {
+        "segmenter": _FORMAT, "settings": segmenter.settings, "threshold": segmenter.threshold_,
         "normalization": None if normalization is None else normalization.to_dict(),
         "card": segmenter.card_, "weights": dict(segmenter.averaged.module.state_dict()),
     })
 
 def _read(folder):
     "What `_write` wrote, as far as can be told without making a segmenter of it."
-    path = Path(folder) / MODEL
+    path = Path(folder) / _MODEL
     if not path.is_file() and (Path(folder) / "weights.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no saved segmenter: {MODEL} missing. {_OLDER}")
-    return path, read_saved(path, "segmenter", FORMAT)
+        raise FileNotFoundError(f"{folder} holds no saved segmenter: {_MODEL} missing. {_OLDER}")
+    return path, read_saved(path, "segmenter", _FORMAT)
 
 def _restore(cls, path, found, normalizing):
     "A segmenter of what was read; its weights take no memory before those of the file are known to fit."

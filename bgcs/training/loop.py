@@ -28,7 +28,7 @@ from torch import nn
 
 from ..data.checks import check_choice, check_whole
 from .checkpoints import _Checkpoints, read_checkpoint, remove_parts, write_checkpoint
-from .learner import NotFinite, OutOfMemory, Stopped, Trainable, _BatchNormAcross, rank_and_world, seeded
+from .learner import NotFinite, OutOfMemory, Stopped, Trainable, _BatchNormAcross, _rank_and_world, seeded
 
 # %% auto #0
 __all__ = ['train']
@@ -36,7 +36,7 @@ __all__ = ['train']
 # %% ../../nbs/training/02_loop.ipynb #6b8d07a5
 def _anywhere(trainer, here):
     "Whether it is so in one of the processes."
-    if rank_and_world()[1] == 1: return here
+    if _rank_and_world()[1] == 1: return here
     return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 def _indices(batch, most=8):
@@ -52,7 +52,7 @@ def _indices(batch, most=8):
 
 def _bad_terms(model, batch):
     "Terms whose own gradient is not finite, found by going over the batch again."
-    if rank_and_world()[1] > 1: return []  # the other processes don't take part
+    if _rank_and_world()[1] > 1: return []  # the other processes don't take part
     weights, bad = [p for p in model.parameters() if p.requires_grad], []
     with torch.enable_grad(): terms = model.losses(batch, *model.draws(batch["number"]))
     for name, value in terms.items():
