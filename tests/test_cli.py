@@ -11,7 +11,7 @@ from PIL import Image
 
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.segment import Segmenter
-from bgcs.runs.cli import COMMANDS, main
+from bgcs.runs.cli import _COMMANDS, main
 from bgcs.runs.report import read_losses
 from bgcs.runs.runs import load_run, train
 
@@ -258,17 +258,17 @@ def test_a_sweep_without_optuna_says_what_to_install(tmp_path, capsys, monkeypat
     assert code == 2 and "pip install bgcs[sweep]" in err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_help_of_each_command(command, capsys):
     code, out, _ = typed(capsys, command, "--help")
-    assert code == 0 and f"bgcs {command}" in out and "example:" in out and COMMANDS[command].what[1:20] in out
+    assert code == 0 and f"bgcs {command}" in out and "example:" in out and _COMMANDS[command].what[1:20] in out
 
 
 def test_help_is_quick_and_light():
     command = [sys.executable, "-X", "importtime", "-m", "bgcs", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and all(name in done.stdout for name in COMMANDS)
+    assert done.returncode == 0 and all(name in done.stdout for name in _COMMANDS)
     assert not {"torch", "lightning", "numpy", "pandas"} & loaded
 
 

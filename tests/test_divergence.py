@@ -17,9 +17,9 @@ from bgcs.objective import sliced as slicing
 from bgcs.objective.divergence import (DIVERGENCES, Critic, energy_distance, frechet_distance, make_divergence, mmd,
                                        sinkhorn_divergence)
 from bgcs.objective.features import Features, Patches, Pixels
-from bgcs.objective.sliced import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, energy_weights,
-                                   generalized_sliced_wasserstein, max_sliced_wasserstein, projected_costs,
-                                   random_projections, sliced_wasserstein, wasserstein_1d)
+from bgcs.objective.sliced import (_in_span, distributional_sliced_wasserstein, energy_sliced_wasserstein, _energy_weights,
+                                   generalized_sliced_wasserstein, max_sliced_wasserstein, _projected_costs,
+                                   random_projections, sliced_wasserstein, _wasserstein_1d)
 
 some = partial(settings, deadline=None, derandomize=True)
 sizes, dims, seeds, orders = st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**31), st.sampled_from([1, 1.5, 2, 3])
@@ -87,7 +87,7 @@ def test_generalized_compares_distances_from_points_on_the_sphere(n, m, d, seed,
     x, y = pair(n, m, d, seed)
     theta = random_projections(20, d, generator(seed), x)
     far = lambda z: torch.cdist(radius * theta, z)
-    close(generalized_sliced_wasserstein(x, y, p=p, radius=radius, projections=theta), wasserstein_1d(far(x), far(y), p).mean() ** (1 / p))
+    close(generalized_sliced_wasserstein(x, y, p=p, radius=radius, projections=theta), _wasserstein_1d(far(x), far(y), p).mean() ** (1 / p))
 
 
 @some(max_examples=25)
@@ -164,7 +164,7 @@ def test_gradients(n, m, d, weighted):
     fixed = {"projections": theta, **masses}
     check = lambda f, **kw: torch.autograd.gradcheck(lambda x, y: f(x, y, **kw), (x, y))
     for p in (1.5, 2, 3):
-        assert check(sliced_wasserstein, p=p, **fixed) and check(projected_costs, p=p, **fixed)
+        assert check(sliced_wasserstein, p=p, **fixed) and check(_projected_costs, p=p, **fixed)
         assert check(generalized_sliced_wasserstein, p=p, radius=2.0, **fixed)
     for temperature in (0.5, 2.0, "paper"): assert check(energy_sliced_wasserstein, temperature=temperature, **fixed)
     assert check(max_sliced_wasserstein, n_ascents=0, **fixed)
@@ -298,9 +298,9 @@ def test_seeds(name):
 
 
 def test_energy_weights_do_not_depend_on_scale_or_size():
-    costs = projected_costs(*pair(10, 13, 30))
-    torch.testing.assert_close(energy_weights(costs), energy_weights(1e5 * costs))
-    torch.testing.assert_close(energy_weights(costs, "paper", 7), torch.softmax(7 * costs, 0))
+    costs = _projected_costs(*pair(10, 13, 30))
+    torch.testing.assert_close(_energy_weights(costs), _energy_weights(1e5 * costs))
+    torch.testing.assert_close(_energy_weights(costs, "paper", 7), torch.softmax(7 * costs, 0))
 
 
 # ---- what is refused

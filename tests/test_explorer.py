@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
-from bgcs.backgrounds.cluster import BackgroundClusterer, Edits, image_names
+from bgcs.backgrounds.cluster import BackgroundClusterer, Edits, _image_names
 from bgcs.data.files import read_image
 from bgcs.data.images import from_arrays
 from bgcs.data.stores import clear_cache
@@ -506,7 +506,7 @@ def test_points_of_a_set_in_another_order(data):
     assert points.embeddings is not clusterer.embeddings_
     assert torch.allclose(points.embeddings, clusterer.embed(shuffled.backgrounds.images), atol=1e-5)
     both = module._background_points(clusterer, data) + module._object_points(clusterer, data)
-    assert (both.names == [*image_names(data.backgrounds), *image_names(data.objects)]).all()
+    assert (both.names == [*_image_names(data.backgrounds), *_image_names(data.objects)]).all()
     few = module._background_points(clusterer, data, most=40)
     assert len(few) == 40 and (np.diff(few.numbers) > 0).all()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import for_two_processes
 
-from bgcs.training.checkpoints import latest_checkpoint
+from bgcs.training.checkpoints import _Checkpoints
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_arrays
 from bgcs.masks.segment import Segmenter
@@ -115,7 +115,7 @@ def test_a_stopped_training_goes_on_with_its_history(tmp_path, unwatched):
     assert second.history.seconds > first.history.seconds
     finished, _ = train()  # nothing is left to do
     assert len(finished.frames) == 4 and "Nothing was left to train" in finished.view.state["said"]
-    assert latest_checkpoint(tmp_path / "checkpoints").stat().st_size < 2_000_000
+    assert _Checkpoints(tmp_path / "checkpoints").latest().stat().st_size < 2_000_000
     opened = TrainingMonitor.open(tmp_path / "history")
     assert opened.history == second.history and not list((tmp_path / "history").glob(".*"))
 

@@ -18,7 +18,7 @@ from bgcs.masks.refresh import RefreshClusters
 from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Batches
 from bgcs.objective.terms import Objective
-from bgcs.training.checkpoints import checkpoints_in, latest_checkpoint, read_checkpoint
+from bgcs.training.checkpoints import _Checkpoints, read_checkpoint
 from bgcs.training.learner import NotFinite, OutOfMemory
 
 FEW = Batches(per_cluster=3, n_real=10)
@@ -63,8 +63,7 @@ from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Batches
 from bgcs.objective.terms import Objective
-from bgcs.training import loop
-from bgcs.training.checkpoints import checkpoints_in
+from bgcs.training.checkpoints import _Checkpoints
 
 torch.set_num_threads(1)
 folder, places, kills = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
@@ -85,8 +84,8 @@ class Fate(L.Callback):
 
     def __init__(self, place):
         self.place, self.real = place, {name: getattr(os, name) for name in ("fsync", "replace")}
-        self.rotate = loop.rotate_checkpoints
-        os.fsync, os.replace, loop.rotate_checkpoints = self.fsync, self.replace, self.rotated
+        self.rotate = _Checkpoints.rotate
+        os.fsync, os.replace, _Checkpoints.rotate = self.fsync, self.replace, lambda *args: self.rotated(*args)
 
     def at(self, place): return self.written == 2 and self.place == place
 
@@ -121,7 +120,7 @@ while True:
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status): break
     parts += any(name.endswith(".part") for name in os.listdir(folder))
-    steps.append(int(checkpoints_in(folder)[0].stem.split("-")[1]))
+    steps.append(int(_Checkpoints(folder).paths[0].stem.split("-")[1]))
 whole = train(None)
 found = torch.load(folder + "/result", weights_only=True)
 pairs = zip(found["weights"].values(), whole.state_dict().values())
@@ -181,7 +180,7 @@ def signalled(number, folder, **environment):
 
 
 def goes_on_to_the_same_end(data, folder):
-    step, threads = read_checkpoint(latest_checkpoint(folder))["global_step"], torch.get_num_threads()
+    step, threads = read_checkpoint(_Checkpoints(folder).latest())["global_step"], torch.get_num_threads()
     torch.set_num_threads(1)
     try: return step == 5 and same(fit(data, folder=folder), fit(data))
     finally: torch.set_num_threads(threads)
@@ -246,7 +245,7 @@ def test_refreshed_clusters_survive(data, tmp_path):
 
 def test_newest_checkpoint_damaged_the_one_before_is_taken(data, tmp_path):
     with pytest.warns(UserWarning, match="stopped"): fit(data, folder=tmp_path, callbacks=[Break(9)], save_every=2)
-    newest = checkpoints_in(tmp_path)[0]
+    newest = _Checkpoints(tmp_path).paths[0]
     newest.write_bytes(newest.read_bytes()[:-7])
     with pytest.warns(UserWarning, match="is damaged.*the one before is taken"): resumed = fit(data, folder=tmp_path)
     assert same(resumed, fit(data))
@@ -312,12 +311,12 @@ def small_disk(tmp_path):
 @pytest.mark.posix
 def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path, small_disk):
     fit(data, make(base_width=8), folder=tmp_path / "enough", save_every=2)
-    disk = small_disk(int(2.5 * checkpoints_in(tmp_path / "enough")[0].stat().st_size))
+    disk = small_disk(int(2.5 * _Checkpoints(tmp_path / "enough").paths[0].stat().st_size))
     full = "the disk is full: step-.* needs .* MB and .* MB are free"
     with pytest.raises(OSError, match=full): fit(data, make(base_width=8), folder=disk, save_every=2)
-    assert read_checkpoint(latest_checkpoint(disk))["global_step"] == 4 and len(list(disk.iterdir())) == 2
-    checkpoints_in(disk)[1].unlink()  # space is made
-    shutil.copy(latest_checkpoint(disk), tmp_path)
+    assert read_checkpoint(_Checkpoints(disk).latest())["global_step"] == 4 and len(list(disk.iterdir())) == 2
+    _Checkpoints(disk).paths[1].unlink()  # space is made
+    shutil.copy(_Checkpoints(disk).latest(), tmp_path)
     assert same(fit(data, make(base_width=8), folder=tmp_path), fit(data, make(base_width=8)))
 
 

@@ -15,19 +15,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 
 from .encoders import make_encoder, rebuild_encoder
 from .kmeans import SinkhornKMeans
-from ..data.checks import check_choice, listed
+from ..data.checks import check_choice, listed, not_fitted
 from ..data.images import ImageSet, plot_images
 from ..data.intensity import Normalization
-from ..training.checkpoints import read_checkpoint, write_checkpoint
+from ..training.checkpoints import read_saved, settings_fit, write_checkpoint
 
 # %% auto #0
-__all__ = ['WAYS', 'CLUSTERER', 'border_patches', 'Assignment', 'vote', 'nearest_in_source', 'Edits', 'image_names',
-           'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer', 'cluster_agreement', 'AssignmentReport',
-           'assignment_report']
+__all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer',
+           'cluster_agreement', 'AssignmentReport', 'assignment_report']
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #8b6ef206
 def _grid_patches(
@@ -42,7 +40,7 @@ def _grid_patches(
     xs = [i * (w - size) // (side - 1) for i in range(side)]
     return torch.stack([images[:, :, y:y + size, x:x + size] for y in ys for x in xs], 1)
 
-def border_patches(
+def _border_patches(
     images: torch.Tensor,  # `(n, c, h, w)`
     size: int,  # side of a patch in pixels
 ) -> torch.Tensor:  # `(n, 8, c, size, size)`
@@ -58,7 +56,7 @@ class Assignment:
     clusters: torch.Tensor  # `(n,)` int64; -1: none
     confidence: torch.Tensor  # `(n,)` in [0, 1]
 
-def vote(
+def _vote(
     patches: torch.Tensor,  # `(n, p, d)` embeddings of patches
     centres: torch.Tensor,  # `(k, d)`
     variance: float,  # mean squared distance of background patches from their centres
@@ -73,7 +71,7 @@ def vote(
     return Assignment(clusters, confidence.float())
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #8401cfd0
-def nearest_in_source(
+def _nearest_in_source(
     data: ImageSet,  # object and background-only images, with sources
     background_clusters: torch.Tensor,  # `(m,)` int64, of the background-only images
     neighbours: int = 5,  # nearest background-only images that are asked how sure this is
@@ -325,7 +323,7 @@ class _Embedding:
             weights = _free_share(masks, len(images), self.patch_size_)
             patches = self._embed_patches(images, _grid_patches)
         centres = torch.as_tensor(self.kmeans_.cluster_centers_)
-        learned = vote(patches, centres, self.patch_variance_, weights)
+        learned = _vote(patches, centres, self.patch_variance_, weights)
         distance = (patches.double() - centres[learned.clusters][:, None]).pow(2).sum(2)
         likeness = torch.softmax(-distance / (2 * self.patch_variance_), 1)
         return learned, (patches * likeness[:, :, None]).sum(1)
@@ -339,10 +337,9 @@ class _Embedding:
         raise ValueError(f"these images are normalised by {came}, and the clusterer was fitted on {fitted}; {remedy}")
 
     def _check_fitted(self):
-        if not hasattr(self, "encoder_"):
-            raise NotFittedError("This BackgroundClusterer has not been fitted; call fit first.")
+        if not hasattr(self, "encoder_"): raise not_fitted("BackgroundClusterer")
 
-    def _embed_patches(self, images, cut=border_patches):
+    def _embed_patches(self, images, cut=_border_patches):
         "Embeddings `(n, p, dim)` of the patches of each image."
         self._check_fitted()
         _check_shape(images, self.shape_)
@@ -356,7 +353,7 @@ class _Embedding:
         return F.normalize(mean, dim=1) if self.encoder_.on_sphere else mean
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f45baad0
-def image_names(
+def _image_names(
     data: ImageSet,  # of one kind, object or background-only images
 ) -> np.ndarray:  # `(n,)` str
     "What edits call images: by their names, or where they have none, 'object 0', 'background 0' and so on."
@@ -376,13 +373,13 @@ class _Assigning(_Embedding):
         clusters, there = torch.empty(len(data), dtype=torch.long), data.presence
         if (~there).any():
             backgrounds = data.backgrounds
-            clusters[~there] = self.predict_embedded(self.embed(backgrounds.images), image_names(backgrounds))
+            clusters[~there] = self.predict_embedded(self.embed(backgrounds.images), _image_names(backgrounds))
         if there.any(): clusters[there] = self._assign(data, self.assign, masks, clusters[~there]).clusters
         return clusters
 
     def predict_embedded(self,
         embeddings: torch.Tensor,  # `(n, dim)` of background-only images, as `embed` gives them
-        names: np.ndarray | None = None,  # `(n,)` of the images, for edits that move single ones, see `image_names`
+        names: np.ndarray | None = None,  # `(n,)` of the images, for edits that move single ones; None: their numbers
     ) -> torch.Tensor:  # `(n,)` int64; -1: none
         "Clusters of background-only images that are embedded already, by balanced k-means and edits."
         return self.edits_.apply(torch.as_tensor(self.kmeans_.predict(embeddings)), embeddings, names)
@@ -403,12 +400,12 @@ class _Assigning(_Embedding):
         objects = data.objects
         if way in ("nearest", "oracle"):  # the clusters of backgrounds have been edited already
             if background_clusters is None: background_clusters = self.predict(data.backgrounds)
-            find = nearest_in_source if way == "nearest" else _oracle
+            find = _nearest_in_source if way == "nearest" else _oracle
             learned, at, edits = find(data, background_clusters), torch.zeros(len(objects), 1), self.edits_.moves
         else:
             learned, at = self.embed_objects(objects.images, masks if way == "mask" else None)
             edits = self.edits_
-        clusters = edits.apply(learned.clusters, at, image_names(objects))
+        clusters = edits.apply(learned.clusters, at, _image_names(objects))
         return Assignment(torch.where(learned.confidence >= self.min_confidence, clusters, -1), learned.confidence)
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #b77cac66
@@ -492,19 +489,11 @@ class _Saving:
     ) -> BackgroundClusterer:
         "Read a saved clusterer. It is verified, and nothing is unpickled, so a model from a stranger cannot run code."
         path = Path(folder) / CLUSTERER
-        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved clusterer: {CLUSTERER} missing")
-        stored = read_checkpoint(path)
-        found = stored.get("clusterer")
-        if found != _CLUSTERER_FORMAT:
-            instead = f"but {found!r}; was it written by another version, or is it something else?"
-            raise ValueError(f"{path} describes no clusterer of format {_CLUSTERER_FORMAT!r}, {instead}")
-        try:
+        stored = read_saved(path, "clusterer", _CLUSTERER_FORMAT)
+        with settings_fit(path, "clusterer"):
             encoder = rebuild_encoder(stored["encoder_settings"], stored["encoder_weights"], module, path)
             clusterer = cls(**stored["params"], encoder=stored["encoder"] or encoder)
             _restore(clusterer, stored, encoder, normalizing)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            kind, what = type(error).__name__, f"{path} lacks something, or its parts do not belong together"
-            raise ValueError(f"{what}: {kind} {error}") from None
         return clusterer
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #47b3d3b6
@@ -627,7 +616,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
     """Finds the kinds of background in background-only images, and tells of any image which kind its background is.
     Reads images and presence, nothing else."""
     def __init__(self,
-        n_clusters: int | str,  # number of clusters, at least 2, or 'auto', see `choose_k`
+        n_clusters: int | str = "auto",  # number of clusters, at least 2, or 'auto', see `choose_k`
         encoder="contrastive",  # 'contrastive', 'autoencoder', 'pixels', 'pca', an encoder (fitted or not), or a torch module
         assign: str = "patch",  # how object images get their clusters: 'patch', 'nearest', 'mask' or 'oracle'
         min_confidence: float = 0.0,  # object images less sure than this get cluster -1
@@ -651,7 +640,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         Learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."""
         _check_settings(self.n_clusters, self.assign, self.min_confidence)
         data = data.packed(progress=self.progress)
-        images, self._names = data.backgrounds.images, image_names(data.backgrounds)
+        images, self._names = data.backgrounds.images, _image_names(data.backgrounds)
         self.normalization_, self.shape_ = data.normalization, data.shape
         if (2 if self.n_clusters == "auto" else self.n_clusters) > len(images):
             few = f"there are only {len(images)} background-only images to cluster"

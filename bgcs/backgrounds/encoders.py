@@ -10,91 +10,98 @@ import inspect
 import math
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from ..data.checks import check_choice, check_whole
+from ..data.checks import check_choice, check_whole, not_fitted
 from ..data.stores import LazyImages
-from ..training.checkpoints import check_weights, read_checkpoint, write_checkpoint
+from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Shuffled, Trainable, gather, loader_of
 
 # %% auto #0
-__all__ = ['POSITIVES', 'ARCHITECTURES', 'ENCODERS', 'ENCODER_FORMAT', 'ENCODER', 'random_crops', 'augment', 'random_views',
-           'positive_pairs', 'info_nce', 'EncoderNet', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder',
-           'PCAEncoder', 'ModuleEncoder', 'make_encoder', 'save_encoder', 'load_encoder', 'rebuild_encoder']
+__all__ = ['ENCODERS', 'info_nce', 'Encoder', 'ContrastiveEncoder', 'AutoEncoder', 'PixelEncoder', 'PCAEncoder', 'ModuleEncoder',
+           'make_encoder', 'rebuild_encoder', 'load_encoder']
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #0f344040
-def random_crops(
+def _random_crops(
     images: torch.Tensor,  # `(n, c, h, w)`
     size: int,  # side of the patch in pixels, at most that of the images
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, size, size)`
     "One patch of each image, at a random place."
     n, c, h, w = images.shape
-    if not 1 <= size <= min(h, w): raise ValueError(f"size={size}; patches of images of {h}×{w} have sides of 1 to {min(h, w)}")
-    ys, xs = (torch.randint(side - size + 1, (n, 1), generator=generator) + torch.arange(size) for side in (h, w))
-    return images[torch.arange(n)[:, None, None, None], torch.arange(c)[:, None, None], ys[:, None, :, None], xs[:, None, None, :]]
+    most = min(h, w)
+    if not 1 <= size <= most:
+        raise ValueError(f"size={size}; patches of images of {h}×{w} have sides of 1 to {most}")
+    def starts(side): return torch.randint(side - size + 1, (n, 1), generator=generator)
+    ys, xs = (starts(side) + torch.arange(size) for side in (h, w))
+    image, channel = torch.arange(n)[:, None, None, None], torch.arange(c)[:, None, None]
+    return images[image, channel, ys[:, None, :, None], xs[:, None, None, :]]
 
-def augment(
+# %% ../../nbs/backgrounds/00_encoders.ipynb #9894b4dd
+def _augment(
     patches: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     jitter: float = 0.1,  # standard deviation of the change of brightness, and of the logarithm of contrast
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, h, w)` in [0, 1]
     "Each patch flipped at random, with brightness and contrast jittered."
     each = (len(patches), 1, 1, 1)
-    for axis in (2, 3): patches = torch.where(torch.randint(2, each, generator=generator).to(patches.device) == 1, patches.flip(axis), patches)
-    brightness, contrast = ((jitter * torch.randn(each, generator=generator)).to(patches.device) for _ in range(2))
+    for axis in (2, 3):
+        turned = torch.randint(2, each, generator=generator).to(patches.device) == 1
+        patches = torch.where(turned, patches.flip(axis), patches)
+    def shift(): return (jitter * torch.randn(each, generator=generator)).to(patches.device)
+    brightness, contrast = shift(), shift()
     mean = patches.mean((1, 2, 3), keepdim=True)
     return (mean + brightness + (patches - mean) * contrast.exp()).clamp(0, 1)
 
-def random_views(
+def _augmented_crops(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     size: int,  # side of the patch in pixels
-    jitter: float = 0.1,  # see `augment`
+    jitter: float = 0.1,  # see `_augment`
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, size, size)`
     "One random patch of each image, augmented."
-    return augment(random_crops(images, size, generator), jitter, generator)
+    return _augment(_random_crops(images, size, generator), jitter, generator)
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #9ffb3716
-POSITIVES = ("both", "patches", "augment")
+_POSITIVES = ("both", "patches", "augment")
 
-def positive_pairs(
+def _positive_pairs(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     size: int,  # side of the patches in pixels
-    positives: str = "both",  # 'both': two patches of one image, each augmented; 'patches': not augmented; 'augment': two augmentations of one patch
-    jitter: float = 0.1,  # see `augment`
+    positives: str = "both",  # 'both': two patches of one image, augmented; 'patches': not augmented; 'augment': one patch, twice
+    jitter: float = 0.1,  # see `_augment`
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(2n, c, size, size)`: first the one of each pair, then the other
     "A pair of patches of each image whose embeddings shall lie close."
-    if positives == "both": return torch.cat([random_views(images, size, jitter, generator) for _ in range(2)])
-    if positives == "patches": return torch.cat([random_crops(images, size, generator) for _ in range(2)])
-    check_choice("positives", positives, POSITIVES)
-    patch = random_crops(images, size, generator)
-    return torch.cat([augment(patch, jitter, generator) for _ in range(2)])
+    if positives == "both": return torch.cat([_augmented_crops(images, size, jitter, generator) for _ in range(2)])
+    if positives == "patches": return torch.cat([_random_crops(images, size, generator) for _ in range(2)])
+    check_choice("positives", positives, _POSITIVES)
+    patch = _random_crops(images, size, generator)
+    return torch.cat([_augment(patch, jitter, generator) for _ in range(2)])
 
+# %% ../../nbs/backgrounds/00_encoders.ipynb #149ec402
 def info_nce(
-    z1: torch.Tensor,  # `(n, d)` embeddings of first views, of length 1
-    z2: torch.Tensor,  # `(n, d)` embeddings of second views, of length 1
+    z1: torch.Tensor,  # `(n, d)` embeddings of patches, of length 1
+    z2: torch.Tensor,  # `(n, d)` embeddings of their partners, of length 1
     temperature: torch.Tensor | float = 0.1,  # divides the cosines; may be learned
 ) -> torch.Tensor:  # scalar
-    "Contrastive loss of pairs of views; each view must find its partner in the other half of the batch."
+    "Contrastive loss of pairs of patches; each must find its partner in the other half of the batch."
     logits = z1 @ z2.T / temperature
     target = torch.arange(len(z1), device=z1.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #b429b21e
-ARCHITECTURES = ("plain", "residual")
+_ARCHITECTURES = ("plain", "residual")
 
 class _Residual(nn.Module):
     def __init__(self, width):
         super().__init__()
-        conv = lambda: nn.Conv2d(width, width, 3, padding=1, bias=False)
+        def conv(): return nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.block = nn.Sequential(conv(), nn.BatchNorm2d(width), nn.ReLU(inplace=True), conv(), nn.BatchNorm2d(width))
 
     def forward(self, x): return F.relu(x + self.block(x))
@@ -103,8 +110,9 @@ def _stage(i, o, architecture):
     plain = [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
     return plain + [_Residual(o)] if architecture == "residual" else plain
 
-class EncoderNet(nn.Sequential):
-    "Three stages of convolution with pooling between, a mean over the image, a linear map to the embedding: takes patches of any size from 8 pixels up."
+class _EncoderNet(nn.Sequential):
+    """Three stages of convolution with pooling between, a mean over the image, a linear map to the embedding:
+    takes patches of any size from 8 pixels up."""
     def __init__(self,
         channels: int = 1,  # of the images
         dim: int = 20,  # of the embedding
@@ -112,8 +120,10 @@ class EncoderNet(nn.Sequential):
         architecture: str = "plain",  # or 'residual'
     ):
         layers = []
-        for i, o in zip((channels, width, 2 * width), (width, 2 * width, 2 * width)): layers += [*_stage(i, o, architecture), nn.MaxPool2d(2)]
-        super().__init__(nn.BatchNorm2d(channels), *layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, dim))
+        for i, o in zip((channels, width, 2 * width), (width, 2 * width, 2 * width)):
+            layers += [*_stage(i, o, architecture), nn.MaxPool2d(2)]
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, dim)
+        super().__init__(nn.BatchNorm2d(channels), *layers[:-1], *head)
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #68be2d9f
 @dataclass(frozen=True)
@@ -133,9 +143,19 @@ class _Training:
         check_whole("random_state", self.random_state, 0)
         if self.patience is not None: check_whole("patience", self.patience, 1)
 
+    def identity(self, encoder, images):
+        "What must be the same for a training to go on."
+        content = hashlib.sha256()
+        for batch in images.split(1024): content.update(batch.detach().cpu().contiguous().numpy())
+        return encoder.settings | {name: getattr(self, name) for name in ("epochs", "batch_size", "patience")} | {
+            "seed of fit": self.random_state,
+            "shape of the images": list(images.shape), "content of the images": content.hexdigest()[:16],
+        }
+
+# %% ../../nbs/backgrounds/00_encoders.ipynb #55a4dc3b
 class _Learning(Trainable):
-    """Trains an encoder by its loss. With `patience` it keeps the weights with the lowest loss on held-out images, and has
-    learnt enough when that hasn't fallen for so many epochs."""
+    """Trains an encoder by its loss. With `patience` it keeps the weights with the lowest loss on held-out images,
+    and has learnt enough when that hasn't fallen for so many epochs."""
     draw_device = "cpu"
 
     def __init__(self, encoder, random_state, patience=None):
@@ -156,9 +176,10 @@ class _Learning(Trainable):
     @property
     def finished(self): return self.patience is not None and self.waited >= self.patience
 
-    def progress_state(self): return {"lowest": self.lowest, "waited": self.waited, "best": self.best}
+    def progress_state(self): return {name: getattr(self, name) for name in ("lowest", "waited", "best")}
 
-    def load_progress(self, state): self.lowest, self.waited, self.best = state["lowest"], state["waited"], state["best"]
+    def load_progress(self, state):
+        for name in ("lowest", "waited", "best"): setattr(self, name, state[name])
 
     def smaller(self, batch, share):
         return batch | {"images": batch["images"][:max(2, int(share * len(batch["images"])))]}
@@ -173,6 +194,18 @@ class _Images(torch.utils.data.Dataset):
     def __init__(self, images): self.images = images
     def __getitem__(self, index): return {"images": self.images[index], "index": index}
 
+def _hold_out(n, random_state):
+    "Indices of all images but a tenth, and of that tenth."
+    aside = max(2, n // 10)
+    if n < 4:
+        few = f"at least 2, and there are only {n}; expected at least 4, or patience=None"
+        raise ValueError(f"patience holds out a tenth of the images, {few}")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
+    return order[aside:], order[:aside]
+
+def _held_out_loader(data, batches):
+    return torch.utils.data.DataLoader(data, batch_size=None, sampler=batches, generator=torch.Generator())
+
 def _train(encoder, images, run):
     "Train an encoder in place."
     from bgcs.training.loop import train
@@ -183,7 +216,7 @@ def _train(encoder, images, run):
     learning = _Learning(encoder.train(), run.random_state, run.patience)
     loader = loader_of(data, shuffled, shuffled.per_epoch, learning)
     validation = None if held_out is None else _held_out_loader(data, held_out.split(run.batch_size))
-    identity = None if run.folder is None else _identity(encoder, images, run)
+    identity = None if run.folder is None else run.identity(encoder, images)
     trainer = train(
         learning, loader, validation, "encoder", run.folder, identity,
         progress=run.progress, max_epochs=run.epochs, **run.trainer,
@@ -192,26 +225,64 @@ def _train(encoder, images, run):
     encoder.epochs_trained = trainer.current_epoch
     encoder.cpu()
 
-def _held_out_loader(data, batches):
-    return torch.utils.data.DataLoader(data, batch_size=None, sampler=batches, generator=torch.Generator())
+# %% ../../nbs/backgrounds/00_encoders.ipynb #521ac30a
+def _by(size): return "×".join(map(str, size))
 
-def _hold_out(n, random_state):
-    "Indices of all images but a tenth, and of that tenth."
-    aside = max(2, n // 10)
-    if n < 4: raise ValueError(f"patience holds out a tenth of the images, at least 2, and there are only {n}; expected at least 4, or patience=None")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(random_state))
-    return order[aside:], order[:aside]
+def _check_shape(encoder, images, what):
+    if not isinstance(images, (torch.Tensor, LazyImages)):
+        kind = type(images).__name__
+        raise TypeError(f"{what} are a {kind}; expected a tensor (n, c, h, w), or LazyImages")
+    shape, channels = tuple(images.shape), encoder.channels
+    if images.ndim != 4: raise ValueError(f"{what} have shape {shape}; expected (n, {channels}, h, w)")
+    if shape[1] != channels: raise ValueError(f"{what} have {shape[1]} channels; this encoder takes {channels}")
 
-def _identity(encoder, images, run):
-    "What must be the same for a training to go on."
-    content = hashlib.sha256()
-    for batch in images.split(1024): content.update(batch.detach().cpu().contiguous().numpy())
-    return {**encoder.settings, **{k: v for k, v in asdict(run).items() if k in ("epochs", "batch_size", "patience")}, "seed of fit": run.random_state,
-            "shape of the images": list(images.shape), "content of the images": content.hexdigest()[:16]}
+def _checked(images, what):
+    "Images as floats, if they are in [0, 1]."
+    if not images.is_floating_point(): raise ValueError(f"{what} have dtype {images.dtype}; expected floats in [0, 1]")
+    bad = int((~images.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise ValueError(f"{what} hold NaN or infinity in {bad} of {len(images)} looked at; expected floats in [0, 1]")
+    if not images.numel(): return images.float()
+    low, high = images.min(), images.max()
+    if low > -1e-3 and high < 1 + 1e-3: return images.float()
+    raise ValueError(f"{what} have values from {low:.4g} to {high:.4g}; expected [0, 1], see bgcs.data.intensity")
+
+def _check_images(encoder, images):
+    _check_shape(encoder, images, "images")
+    if len(images) < 2: raise ValueError(f"there are {len(images)} images to learn from; expected at least 2")
+    if encoder.patch_size > min(images.shape[2:]):
+        size = _by(images.shape[2:])
+        raise ValueError(f"patch_size={encoder.patch_size} is larger than the images, {size}")
+    for batch in images.split(1024): _checked(batch, "images")
+
+# %% ../../nbs/backgrounds/00_encoders.ipynb #a41ecbee
+_LEAST = {"channels": 1, "patch_size": 1, "dim": 1, "width": 1, "patches_per_image": 1, "random_state": 0}
+
+def _check_settings(settings):
+    for key, least in _LEAST.items():
+        if key in settings: check_whole(key, settings[key], least)
+    if "architecture" in settings: check_choice("architecture", settings["architecture"], _ARCHITECTURES)
+    for key in ("lr", "jitter"):
+        value = settings.get(key, 0)
+        if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+            raise ValueError(f"{key}={value!r}; expected a number of at least 0")
+
+def _arguments(settings): return {key: value for key, value in settings.items() if key != "name"}
+
+@contextmanager
+def _seeded(random_state):
+    "First weights that don't depend on what was drawn before."
+    with torch.random.fork_rng():
+        torch.manual_seed(random_state)
+        yield
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #bc472d02
+_ENCODER_FORMAT = "bgcs.Encoder/2"
+_ENCODER_FILE = "encoder.safetensors"
+
 class Encoder(nn.Module):
-    "What all encoders share. One of your own needs a name, `forward`, and `loss(images, generator=None)` with a setting `lr`, or `_learn`."
+    """What all encoders share. One of your own needs a name, `forward`, and `loss(images, generator=None)` with a
+    setting `lr`, or `_learn`."""
     name = ""  # in `settings`
     on_sphere = False  # whether embeddings have length 1
     any_size = False  # whether it embeds patches of other sizes than `patch_size`
@@ -220,18 +291,18 @@ class Encoder(nn.Module):
         **settings,  # all that rebuilds it, JSON-able; `channels` and `patch_size` among them
     ):
         super().__init__()
-        for key, least in (("channels", 1), ("patch_size", 1), ("dim", 1), ("width", 1), ("patches_per_image", 1), ("random_state", 0)):
-            if key in settings: check_whole(key, settings[key], least)
-        if "architecture" in settings: check_choice("architecture", settings["architecture"], ARCHITECTURES)
-        for key in ("lr", "jitter"):
-            if key in settings and not (isinstance(settings[key], (int, float)) and 0 <= settings[key] < math.inf): raise ValueError(f"{key}={settings[key]!r}; expected a number of at least 0")
+        _check_settings(settings)
         self.settings, self.fitted, self.epochs_trained = {"name": self.name, **settings}, False, 0
 
     @property
-    def channels(self) -> int: "Of the images it takes."; return self.settings["channels"]
+    def channels(self) -> int:
+        "Of the images it takes."
+        return self.settings["channels"]
 
     @property
-    def patch_size(self) -> int: "Side of the patches it is made for, in pixels."; return self.settings["patch_size"]
+    def patch_size(self) -> int:
+        "Side of the patches it is made for, in pixels."
+        return self.settings["patch_size"]
 
     def fit(self,
         images: torch.Tensor | LazyImages,  # `(n, c, h, w)` background-only images in [0, 1]
@@ -240,12 +311,13 @@ class Encoder(nn.Module):
         random_state: int = 0,  # seed of order and patches
         accelerator: str = "auto",  # as in Lightning: 'cpu', 'gpu', …
         progress: bool = True,  # show a bar
-        patience: int | None = None,  # epochs without a lower loss on a held-out tenth of the images, after which training ends; None: train on all images to the end
+        patience: int | None = None,  # epochs without a lower loss on a held-out tenth, after which training ends; None: train on all
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         **trainer,  # further settings of `lightning.Trainer`: `devices`, `strategy`, `precision`, `logger` …
     ) -> Encoder:  # itself, on the CPU where it was trained
-        "Learn from background-only images. Encoders that aren't trained heed `random_state` alone."
-        run = _Training(epochs, batch_size, random_state, progress, patience, folder, {"accelerator": accelerator, **trainer})
+        "Learn from background-only images. Encoders that aren't trained use `random_state` alone."
+        settings = {"accelerator": accelerator, **trainer}
+        run = _Training(epochs, batch_size, random_state, progress, patience, folder, settings)
         _check_images(self, images)
         if self.fitted: self._forget()
         self._learn(images, run)
@@ -262,41 +334,29 @@ class Encoder(nn.Module):
         batch_size: int = 512,  # patches at a time
     ) -> torch.Tensor:  # `(n, dim)` float32 on the CPU
         "Embeddings, in evaluation mode, made on the device that the encoder is on."
-        if not self.fitted: raise NotFittedError(f"This {type(self).__name__} has not been fitted; call fit first.")
+        if not self.fitted: raise not_fitted(type(self).__name__)
         _check_shape(self, patches, "patches")
-        size = (self.patch_size, self.patch_size)
-        if not self.any_size and tuple(patches.shape[2:]) != size: raise ValueError(f"patches are {_by(patches.shape[2:])}; this encoder takes {_by(size)}")
+        came, own = tuple(patches.shape[2:]), (self.patch_size, self.patch_size)
+        if not self.any_size and came != own:
+            sizes = _by(came), _by(own)
+            raise ValueError(f"patches are {sizes[0]}; this encoder takes {sizes[1]}")
         self.eval()
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-        return torch.cat([self(_checked(batch, "patches").to(device)).float().cpu() for batch in patches.split(batch_size)])
+        device = _device_of(self)
+        parts = [self(_checked(batch, "patches").to(device)).float().cpu() for batch in patches.split(batch_size)]
+        return torch.cat(parts)
 
-def _arguments(settings): return {key: value for key, value in settings.items() if key != "name"}
+    def save(self,
+        folder,  # made if it isn't there
+    ) -> Path:  # the folder
+        "Write `encoder.safetensors`, which replaces an older one only when it is complete; see `load_encoder`."
+        if not self.fitted: raise not_fitted(type(self).__name__, "call fit before saving it")
+        content = {"encoder": _ENCODER_FORMAT, "settings": self.settings, "weights": dict(self.state_dict())}
+        write_checkpoint(Path(folder) / _ENCODER_FILE, content)
+        return Path(folder)
 
-def _by(size): return "×".join(map(str, size))
-
-def _check_shape(encoder, images, what):
-    if not isinstance(images, (torch.Tensor, LazyImages)): raise TypeError(f"{what} are a {type(images).__name__}; expected a tensor (n, c, h, w), or LazyImages")
-    if images.ndim != 4: raise ValueError(f"{what} have shape {tuple(images.shape)}; expected (n, {encoder.channels}, h, w)")
-    if images.shape[1] != encoder.channels: raise ValueError(f"{what} have {images.shape[1]} channels; this encoder takes {encoder.channels}")
-
-def _check_images(encoder, images):
-    _check_shape(encoder, images, "images")
-    if len(images) < 2: raise ValueError(f"there are {len(images)} images to learn from; expected at least 2")
-    if encoder.patch_size > min(images.shape[2:]): raise ValueError(f"patch_size={encoder.patch_size} is larger than the images, {_by(images.shape[2:])}")
-    for batch in images.split(1024): _checked(batch, "images")
-
-def _checked(images, what):
-    if not images.is_floating_point(): raise ValueError(f"{what} have dtype {images.dtype}; expected floats in [0, 1]")
-    if not images.isfinite().all(): raise ValueError(f"{what} hold NaN or infinity in {int((~images.isfinite()).flatten(1).any(1).sum())} of {len(images)} looked at; expected floats in [0, 1]")
-    if images.numel() and not (images.min() > -1e-3 and images.max() < 1 + 1e-3): raise ValueError(f"{what} have values from {images.min():.4g} to {images.max():.4g}; expected [0, 1], see bgcs.data.intensity")
-    return images.float()
-
-@contextmanager
-def _seeded(random_state):
-    "First weights that don't depend on what was drawn before."
-    with torch.random.fork_rng():
-        torch.manual_seed(random_state)
-        yield
+def _device_of(module):
+    for tensor in (*module.parameters(), *module.buffers()): return tensor.device
+    return torch.device("cpu")
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #56dfa204
 class ContrastiveEncoder(Encoder):
@@ -307,17 +367,21 @@ class ContrastiveEncoder(Encoder):
         channels: int = 1,  # of the images
         dim: int = 20,  # of the embedding
         width: int = 32,  # features of the first stage of the network
-        patch_size: int = 16,  # side of the smallest patches it is trained on, in pixels, at least 8; the largest have three quarters of the images' side
-        jitter: float = 0.1,  # see `augment`
+        patch_size: int = 16,  # side of the smallest patches, at least 8 pixels; the largest have three quarters of the images' side
+        jitter: float = 0.1,  # of brightness and of contrast (its logarithm) in training: a standard deviation
         lr: float = 3e-3,  # peak learning rate of AdamW, in a one-cycle schedule
-        positives: str = "both",  # what makes a pair, see `positive_pairs`
+        positives: str = "both",  # what makes a pair: 'patches' of one image, two ways to 'augment' a patch, or 'both'
         architecture: str = "plain",  # or 'residual'
         random_state: int = 0,  # seed of the first weights
     ):
-        super().__init__(channels=channels, dim=dim, width=width, patch_size=patch_size, jitter=jitter, lr=lr, positives=positives, architecture=architecture, random_state=random_state)
-        if patch_size < 8: raise ValueError(f"patch_size={patch_size}; the encoder halves patches twice and needs at least 8 pixels")
-        check_choice("positives", positives, POSITIVES)
-        with _seeded(random_state): self.net = EncoderNet(channels, dim, width, architecture)
+        super().__init__(
+            channels=channels, dim=dim, width=width, patch_size=patch_size, jitter=jitter, lr=lr,
+            positives=positives, architecture=architecture, random_state=random_state,
+        )
+        if patch_size < 8:
+            raise ValueError(f"patch_size={patch_size}; the encoder halves patches twice and needs at least 8 pixels")
+        check_choice("positives", positives, _POSITIVES)
+        with _seeded(random_state): self.net = _EncoderNet(channels, dim, width, architecture)
         self.log_temperature = nn.Parameter(torch.tensor(0.1).log())
 
     def forward(self,
@@ -333,8 +397,10 @@ class ContrastiveEncoder(Encoder):
         "InfoNCE of pairs of random patches."
         smallest, largest = self.patch_size, max(self.patch_size, min(images.shape[2:]) * 3 // 4)
         size = int(torch.randint(smallest, largest + 1, (), generator=generator))
-        pairs = positive_pairs(images.float(), size, self.settings["positives"], self.settings["jitter"], generator)
-        return info_nce(*map(gather, self(pairs).chunk(2)), temperature=self.log_temperature.exp().clamp(0.02, 1))  # one pass, so that batch normalisation sees both halves
+        positives, jitter = self.settings["positives"], self.settings["jitter"]
+        pairs = _positive_pairs(images.float(), size, positives, jitter, generator)
+        embedded = self(pairs).chunk(2)  # one pass, so that batch normalisation sees both halves
+        return info_nce(*map(gather, embedded), temperature=self.log_temperature.exp().clamp(0.02, 1))
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #9d7286ca
 class _Scale(nn.Module):
@@ -348,7 +414,8 @@ class _Scale(nn.Module):
         count, total, squares = 0, 0, 0
         for batch in images.split(1024):
             values = batch.double().transpose(0, 1).flatten(1)
-            count, total, squares = count + values.shape[1], total + values.sum(1), squares + values.pow(2).sum(1)
+            count += values.shape[1]
+            total, squares = total + values.sum(1), squares + values.pow(2).sum(1)
         mean = total / count
         std = (squares / count - mean.pow(2)).clamp_min(0).sqrt()
         self.mean.copy_(mean[:, None, None])
@@ -357,10 +424,24 @@ class _Scale(nn.Module):
     def forward(self, patches): return (patches - self.mean) / self.std
     def inverse(self, scaled): return scaled * self.std + self.mean
 
+# %% ../../nbs/backgrounds/00_encoders.ipynb #72a0e4b2
 def _sides(size):
     "Sides of a patch that is halved while it has 8 pixels or more."
     return [size, *_sides(-(-size // 2))] if size >= 8 else [size]
 
+def _shrinking(channels, widths, architecture):
+    "Layers that halve a patch before each stage but the first."
+    layers = _stage(channels, widths[0], architecture)
+    for i, o in zip(widths, widths[1:]): layers += [nn.MaxPool2d(2, ceil_mode=True), *_stage(i, o, architecture)]
+    return layers
+
+def _growing(widths, sides, architecture):
+    "Layers that lead back, to the same sides."
+    layers, steps = [], list(zip(widths[1:], widths, sides))
+    for i, o, side in reversed(steps): layers += [nn.Upsample((side, side)), *_stage(i, o, architecture)]
+    return layers
+
+# %% ../../nbs/backgrounds/00_encoders.ipynb #1f4b2a41
 class AutoEncoder(Encoder):
     "Embeds patches as the latent numbers from which they can be drawn again."
     name = "autoencoder"
@@ -375,17 +456,19 @@ class AutoEncoder(Encoder):
         architecture: str = "plain",  # or 'residual'
         random_state: int = 0,  # seed of the first weights
     ):
-        super().__init__(channels=channels, dim=dim, width=width, patch_size=patch_size, patches_per_image=patches_per_image, lr=lr, architecture=architecture, random_state=random_state)
+        super().__init__(
+            channels=channels, dim=dim, width=width, patch_size=patch_size, patches_per_image=patches_per_image,
+            lr=lr, architecture=architecture, random_state=random_state,
+        )
         sides = _sides(patch_size)
-        widths = [width] + [2 * width] * (len(sides) - 1)
-        flat = widths[-1] * sides[-1] ** 2
+        widths, side = [width] + [2 * width] * (len(sides) - 1), sides[-1]
+        flat = widths[-1] * side ** 2
         self.scale = _Scale(channels)
         with _seeded(random_state):
-            down, up = _stage(channels, width, architecture), []
-            for i, o in zip(widths, widths[1:]): down += [nn.MaxPool2d(2, ceil_mode=True), *_stage(i, o, architecture)]
-            for i, o, side in list(zip(widths[1:], widths, sides))[::-1]: up += [nn.Upsample((side, side)), *_stage(i, o, architecture)]
+            down, up = _shrinking(channels, widths, architecture), _growing(widths, sides, architecture)
             self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, dim))
-            self.decoder = nn.Sequential(nn.Linear(dim, flat), nn.Unflatten(1, (widths[-1], sides[-1], sides[-1])), nn.ReLU(), *up, nn.Conv2d(width, channels, 3, padding=1))
+            begin = nn.Linear(dim, flat), nn.Unflatten(1, (widths[-1], side, side)), nn.ReLU()
+            self.decoder = nn.Sequential(*begin, *up, nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self,
         patches: torch.Tensor,  # `(n, channels, patch_size, patch_size)` in [0, 1]
@@ -398,7 +481,7 @@ class AutoEncoder(Encoder):
         latents: torch.Tensor,  # `(n, dim)`
     ) -> torch.Tensor:  # `(n, channels, patch_size, patch_size)` on the CPU
         "Patches drawn from latent numbers, in evaluation mode."
-        if not self.fitted: raise NotFittedError("This AutoEncoder has not been fitted; call fit first.")
+        if not self.fitted: raise not_fitted("AutoEncoder")
         self.eval()
         return self.scale.inverse(self.decoder(latents.to(self.scale.mean.device))).cpu()
 
@@ -407,8 +490,10 @@ class AutoEncoder(Encoder):
         generator: torch.Generator | None = None,  # for a repeatable draw
     ) -> torch.Tensor:  # scalar
         "Sum of squared errors of a random patch, mean over patches."
-        patches = random_crops(images.float().repeat_interleave(self.settings["patches_per_image"], 0), self.patch_size, generator)
-        return (self.scale.inverse(self.decoder(self(patches))) - patches).pow(2).sum((1, 2, 3)).mean()
+        repeated = images.float().repeat_interleave(self.settings["patches_per_image"], 0)
+        patches = _random_crops(repeated, self.patch_size, generator)
+        drawn = self.scale.inverse(self.decoder(self(patches)))
+        return (drawn - patches).pow(2).sum((1, 2, 3)).mean()
 
     def _learn(self, images, run):
         self.scale.learn(images)
@@ -434,6 +519,7 @@ class PixelEncoder(Encoder):
 
     def _learn(self, images, run): self.scale.learn(images)
 
+# %% ../../nbs/backgrounds/00_encoders.ipynb #70400cba
 class PCAEncoder(Encoder):
     "Embeds patches by their principal components."
     name = "pca"
@@ -447,11 +533,18 @@ class PCAEncoder(Encoder):
         whiten: bool = False,  # divide each component by its standard deviation
         random_state: int = 0,  # seed of the solver
     ):
-        super().__init__(channels=channels, dim=dim, patch_size=patch_size, patches_per_image=patches_per_image, whiten=whiten, random_state=random_state)
+        super().__init__(
+            channels=channels, dim=dim, patch_size=patch_size, patches_per_image=patches_per_image,
+            whiten=whiten, random_state=random_state,
+        )
         values = channels * patch_size ** 2
-        if dim > values: raise ValueError(f"dim={dim}, but a patch of {channels}×{patch_size}×{patch_size} has only {values} values; expected at most as many")
+        if dim > values:
+            few = f"a patch of {channels}×{patch_size}×{patch_size} has only {values} values"
+            raise ValueError(f"dim={dim}, but {few}; expected at most as many")
         self.scale = _Scale(channels)
-        for name, shape in (("centre", (values,)), ("components", (dim, values)), ("deviation", (dim,))): self.register_buffer(name, torch.zeros(shape))
+        self.register_buffer("centre", torch.zeros(values))
+        self.register_buffer("components", torch.zeros(dim, values))
+        self.register_buffer("deviation", torch.zeros(dim))
 
     def forward(self,
         patches: torch.Tensor,  # `(n, channels, patch_size, patch_size)` in [0, 1]
@@ -461,26 +554,66 @@ class PCAEncoder(Encoder):
         return z / self.deviation.clamp_min(1e-6) if self.settings["whiten"] else z
 
     def _learn(self, images, run):
-        dim, each, seed = (self.settings[key] for key in ("dim", "patches_per_image", "random_state"))
-        n, values = len(images) * each, self.components.shape[1]
-        if dim > n: raise ValueError(f"dim={dim} needs as many patches, and {len(images)} images give {n}; expected a smaller dim, or a larger patches_per_image")
+        dim, each = self.settings["dim"], self.settings["patches_per_image"]
+        n = len(images) * each
+        if dim > n:
+            few = f"needs as many patches, and {len(images)} images give {n}"
+            raise ValueError(f"dim={dim} {few}; expected a smaller dim, or a larger patches_per_image")
         self.cpu().scale.learn(images)
+        parts = self._parts(images, each, torch.Generator().manual_seed(run.random_state))
+        pca = self._components_of(parts, n * self.components.shape[1] <= self.at_once)
+        self.centre.copy_(torch.from_numpy(pca.mean_))
+        self.components.copy_(torch.from_numpy(pca.components_))
+        self.deviation.copy_(torch.from_numpy(pca.explained_variance_ ** 0.5))
+
+    def _components_of(self, parts, at_once):
         from sklearn.decomposition import PCA, IncrementalPCA
 
-        parts = self._parts(images, each, torch.Generator().manual_seed(run.random_state))
-        if n * values <= self.at_once: pca = PCA(dim, random_state=seed).fit(torch.cat(list(parts)).numpy())
-        else:
-            pca = IncrementalPCA(dim)
-            for part in parts: pca.partial_fit(part.numpy())
-        for name, found in (("centre", pca.mean_), ("components", pca.components_), ("deviation", pca.explained_variance_ ** 0.5)): getattr(self, name).copy_(torch.from_numpy(found))
+        dim, seed = self.settings["dim"], self.settings["random_state"]
+        if at_once: return PCA(dim, random_state=seed).fit(torch.cat(list(parts)).numpy())
+        pca = IncrementalPCA(dim)
+        for part in parts: pca.partial_fit(part.numpy())
+        return pca
 
     def _parts(self, images, each, generator):
         "Random patches in parts of nearly equal length, so that none has fewer than `dim`."
-        longest = max(-(-self.settings["dim"] // each), self.at_once // (10 * each * self.components.shape[1]))
-        cuts = torch.linspace(0, len(images), max(1, len(images) // max(1, longest)) + 1).long().tolist()
+        fewest, most = -(-self.settings["dim"] // each), self.at_once // (10 * each * self.components.shape[1])
+        n_parts = max(1, len(images) // max(1, fewest, most))
+        cuts = torch.linspace(0, len(images), n_parts + 1).long().tolist()
         for start, end in zip(cuts, cuts[1:]):
-            patches = random_crops(images[start:end].float().repeat_interleave(each, 0), self.patch_size, generator)
-            yield self.scale(patches).flatten(1)
+            repeated = images[start:end].float().repeat_interleave(each, 0)
+            yield self.scale(_random_crops(repeated, self.patch_size, generator)).flatten(1)
+
+# %% ../../nbs/backgrounds/00_encoders.ipynb #b0a60bc2
+def _size_to(resize):
+    "Height and width, of those or of one side."
+    if resize is None: return None
+    sides = [resize, resize] if isinstance(resize, int) else list(resize)
+    for side in sides: check_whole("resize", side, 1)
+    if len(sides) != 2: raise ValueError(f"resize={resize!r}; expected a side, or (height, width)")
+    return sides
+
+def _one_a_channel(name, values, channels):
+    if values is None: return None
+    values = torch.as_tensor(values, dtype=torch.double).flatten()
+    if len(values) in (1, channels) and values.isfinite().all(): return values.expand(channels).tolist()
+    came = values.tolist()
+    raise ValueError(f"{name}={came}; expected one number, or {channels}, one a channel")
+
+def _check_table(made, name, n):
+    "Refuse what isn't a row of numbers for each of n patches."
+    if not isinstance(made, torch.Tensor):
+        kind = type(made).__name__
+        raise ValueError(f"{name} gave a {kind}; expected a tensor (n, d). Wrap it in a module that picks one out")
+    shape = tuple(made.shape)
+    if len(shape) == 4:
+        places, pool = _by(shape[2:]), "nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())"
+        raise ValueError(f"{name} gave {shape}, features at {places} places; expected (n, d). Pool them: {pool}")
+    if len(shape) != 2 or len(made) != n or not shape[1]:
+        remedy = "Wrap it in a module that takes, say, a mean over the other axes"
+        raise ValueError(f"{name} gave {shape} for {n} patches; expected ({n}, d), a row for each. {remedy}")
+    if not made.is_floating_point() or not made.isfinite().all():
+        raise ValueError(f"{name} gave {made.dtype} that are not all finite numbers; expected floats")
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #38c14ac9
 class ModuleEncoder(Encoder):
@@ -496,15 +629,20 @@ class ModuleEncoder(Encoder):
         mean=None,  # what is subtracted from each channel, after repeating: a number, or one a channel
         std=None,  # what it is divided by then, likewise
     ):
-        if not isinstance(module, nn.Module): raise TypeError(f"module is a {type(module).__name__}; expected a torch.nn.Module")
-        resize = (resize, resize) if isinstance(resize, int) else resize
-        for side in resize or (): check_whole("resize", side, 1)
-        if resize is not None and len(resize) != 2: raise ValueError(f"resize={resize!r}; expected a side, or (height, width)")
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise TypeError(f"module is a {kind}; expected a torch.nn.Module")
+        resize = _size_to(resize)
         if repeat_channels is not None:
             check_whole("repeat_channels", repeat_channels, 2)
-            if channels != 1: raise ValueError(f"repeat_channels={repeat_channels} is for images of 1 channel; these have {channels}")
-        mean, std = (_one_a_channel(name, value, repeat_channels or channels) for name, value in (("mean", mean), ("std", std)))
-        super().__init__(channels=channels, patch_size=patch_size, resize=None if resize is None else list(resize), repeat_channels=repeat_channels, mean=mean, std=std, module=type(module).__qualname__)
+            if channels != 1:
+                raise ValueError(f"repeat_channels={repeat_channels} is for images of 1 channel; these have {channels}")
+        mean = _one_a_channel("mean", mean, repeat_channels or channels)
+        std = _one_a_channel("std", std, repeat_channels or channels)
+        super().__init__(
+            channels=channels, patch_size=patch_size, resize=resize, repeat_channels=repeat_channels,
+            mean=mean, std=std, module=type(module).__qualname__,
+        )
         if std is not None and not min(std) > 0: raise ValueError(f"std={std}; expected numbers above 0")
         self.module = module
 
@@ -522,26 +660,14 @@ class ModuleEncoder(Encoder):
     @torch.no_grad()
     def _learn(self, images, run):
         size, name = self.patch_size, self.settings["module"]
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-        try: made = self.eval()(images[:2][:, :, :size, :size].float().to(device))
+        try: made = self.eval()(images[:2][:, :, :size, :size].float().to(_device_of(self)))
         except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(f"{name} cannot take patches of {self.channels}×{size}×{size}: {error}. Perhaps it wants repeat_channels=3, or a larger size by resize=") from error
+            patches = f"patches of {self.channels}×{size}×{size}"
+            remedy = "Perhaps it wants repeat_channels=3, or a larger size by resize="
+            raise ValueError(f"{name} cannot take {patches}: {error}. {remedy}") from error
         _check_table(made, name, 2)
 
     def _forget(self): pass
-
-def _one_a_channel(name, values, channels):
-    if values is None: return None
-    values = torch.as_tensor(values, dtype=torch.double).flatten()
-    if len(values) not in (1, channels) or not values.isfinite().all(): raise ValueError(f"{name}={values.tolist()}; expected one number, or {channels}, one a channel")
-    return values.expand(channels).tolist()
-
-def _check_table(made, name, n):
-    if not isinstance(made, torch.Tensor): raise ValueError(f"{name} gave a {type(made).__name__}; expected a tensor (n, d). Wrap it in a module that picks one out")
-    shape = tuple(made.shape)
-    if len(shape) == 4: raise ValueError(f"{name} gave {shape}, features at {_by(shape[2:])} places; expected (n, d). Pool them: nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())")
-    if len(shape) != 2 or len(made) != n or not shape[1]: raise ValueError(f"{name} gave {shape} for {n} patches; expected ({n}, d), a row for each. Wrap it in a module that takes, say, a mean over the other axes")
-    if not made.is_floating_point() or not made.isfinite().all(): raise ValueError(f"{name} gave {made.dtype} that are not all finite numbers; expected floats")
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #e54766e0
 ENCODERS = {cls.name: cls for cls in (ContrastiveEncoder, AutoEncoder, PCAEncoder, PixelEncoder)}
@@ -555,39 +681,45 @@ def make_encoder(
 ) -> Encoder:  # the very one, where `spec` is an encoder
     "An encoder for patches of a size."
     if isinstance(spec, Encoder):
-        if spec.channels != channels: raise ValueError(f"the encoder takes {spec.channels} channels and the images have {channels}")
-        if spec.patch_size != patch_size and not spec.any_size: raise ValueError(f"the encoder takes patches of {spec.patch_size}×{spec.patch_size} and patch_size={patch_size}; say patch_size={spec.patch_size}, or give an encoder made for {patch_size}")
+        _check_takes(spec, channels, patch_size)
         return spec
     if isinstance(spec, nn.Module): return ModuleEncoder(spec, channels, patch_size)
-    if not isinstance(spec, str): raise TypeError(f"encoder={spec!r}; expected a name ({', '.join(map(repr, ENCODERS))}), an encoder, or a torch.nn.Module")
+    if not isinstance(spec, str):
+        names = ", ".join(map(repr, ENCODERS))
+        raise TypeError(f"encoder={spec!r}; expected a name ({names}), an encoder, or a torch.nn.Module")
     check_choice("encoder", spec, tuple(ENCODERS))
     options = {"channels": channels, "patch_size": patch_size, "dim": dim, "random_state": random_state}
     takes = inspect.signature(ENCODERS[spec]).parameters
     return ENCODERS[spec](**{key: value for key, value in options.items() if key in takes})
 
+def _check_takes(encoder, channels, patch_size):
+    if encoder.channels != channels:
+        raise ValueError(f"the encoder takes {encoder.channels} channels and the images have {channels}")
+    own = encoder.patch_size
+    if own == patch_size or encoder.any_size: return
+    remedy = f"say patch_size={own}, or give an encoder made for {patch_size}"
+    raise ValueError(f"the encoder takes patches of {own}×{own} and patch_size={patch_size}; {remedy}")
+
 # %% ../../nbs/backgrounds/00_encoders.ipynb #da20956f
-ENCODER_FORMAT = "bgcs.Encoder/2"
-ENCODER = "encoder.safetensors"
+def _given_network(module, wanted, where):
+    "The network given for a `ModuleEncoder`, if it is of the class that was saved."
+    describes = f"{where} describes a ModuleEncoder of a {wanted}"
+    if module is None: raise ValueError(f"{describes}; give such a network: load_encoder(folder, module=...)")
+    kind = type(module).__qualname__
+    if kind != wanted: raise ValueError(f"{describes}, and a {kind} was given")
+    return module
 
-def save_encoder(
-    encoder: Encoder,  # fitted
-    folder,  # made if it isn't there
-) -> Path:  # the folder
-    "Write `encoder.safetensors`, which replaces an older one only when it is complete."
-    if not encoder.fitted: raise NotFittedError(f"This {type(encoder).__name__} has not been fitted; call fit before saving it.")
-    write_checkpoint(Path(folder) / ENCODER, {"encoder": ENCODER_FORMAT, "settings": encoder.settings, "weights": dict(encoder.state_dict())})
-    return Path(folder)
-
-def load_encoder(
-    folder,  # where `save_encoder` wrote
-    module: nn.Module | None = None,  # of a `ModuleEncoder`: a network of the class that was saved, which gets the saved weights
-) -> Encoder:
-    "Read a saved encoder, on the CPU. It is verified, and nothing is unpickled."
-    path = Path(folder) / ENCODER
-    if not path.is_file(): raise FileNotFoundError(f"{folder} holds no saved encoder: {ENCODER} missing")
-    stored = read_checkpoint(path)
-    if stored.get("encoder") != ENCODER_FORMAT: raise ValueError(f"{path} describes no encoder of format {ENCODER_FORMAT!r}, but {stored.get('encoder')!r}; was it written by another version, or is it something else?")
-    return rebuild_encoder(stored.get("settings"), stored.get("weights"), module, path)
+def _unfitted(settings, module, where):
+    """An encoder of these settings.
+    Its own weights take no memory, so settings that ask for billions of them do no harm."""
+    name, arguments = settings["name"], _arguments(settings)
+    wraps = name == ModuleEncoder.name
+    if wraps: arguments["module"] = _given_network(module, arguments.get("module"), where)
+    elif module is not None: raise ValueError(f"{where} describes the encoder {name!r}, which takes no module")
+    kinds = {**ENCODERS, ModuleEncoder.name: ModuleEncoder}
+    with settings_fit(where, "encoder", ValueError, OverflowError), torch.device("cpu" if wraps else "meta"):
+        check_choice("encoder", name, kinds)
+        return kinds[name](**arguments)
 
 def rebuild_encoder(
     settings: dict,  # of the encoder, as `Encoder.settings` has them
@@ -596,23 +728,19 @@ def rebuild_encoder(
     where="this file",  # what they were read from, for messages
 ) -> Encoder:
     "A fitted encoder of settings and weights; each is checked before it is used."
-    if not isinstance(settings, dict) or not isinstance(settings.get("name"), str): raise ValueError(f"{where} names no encoder; save the encoder again")
-    encoder = _rebuild(settings, module, where)
+    if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
+        raise ValueError(f"{where} names no encoder; save the encoder again")
+    encoder = _unfitted(settings, module, where)
     check_weights(where, weights, encoder.state_dict())
     encoder.load_state_dict(weights, assign=encoder.name != ModuleEncoder.name)
     encoder.fitted = True
     return encoder.eval()
 
-def _rebuild(settings, module, path):
-    "An encoder of these settings; its own weights take no memory, so settings that ask for billions of them do no harm."
-    name, arguments = settings["name"], _arguments(settings)
-    if name == ModuleEncoder.name:
-        wanted = arguments.pop("module", None)
-        if module is None: raise ValueError(f"{path} describes a ModuleEncoder of a {wanted}; give such a network: load_encoder(folder, module=...)")
-        if type(module).__qualname__ != wanted: raise ValueError(f"{path} describes a ModuleEncoder of a {wanted}, and a {type(module).__qualname__} was given")
-        arguments["module"] = module
-    elif module is not None: raise ValueError(f"{path} describes the encoder {name!r}, which takes no module")
-    try:
-        check_choice("encoder", name, (*ENCODERS, ModuleEncoder.name))
-        with torch.device("cpu" if name == ModuleEncoder.name else "meta"): return {**ENCODERS, ModuleEncoder.name: ModuleEncoder}[name](**arguments)
-    except (TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error: raise ValueError(f"{path} holds settings that this encoder doesn't have, or lacks some: {error}") from None
+def load_encoder(
+    folder,  # where `Encoder.save` wrote
+    module: nn.Module | None = None,  # of a `ModuleEncoder`: a network of the class that was saved, which gets the saved weights
+) -> Encoder:
+    "Read a saved encoder, on the CPU. It is verified, and nothing is unpickled."
+    path = Path(folder) / _ENCODER_FILE
+    stored = read_saved(path, "encoder", _ENCODER_FORMAT)
+    return rebuild_encoder(stored.get("settings"), stored.get("weights"), module, path)

@@ -10,10 +10,10 @@ import operator
 from collections.abc import Iterable
 
 # %% auto #0
-__all__ = ['nearest', 'did_you_mean', 'check_choice', 'check_whole', 'listed']
+__all__ = ['did_you_mean', 'check_choice', 'check_whole', 'listed', 'not_fitted']
 
 # %% ../../nbs/data/00_checks.ipynb #361dcf5f
-def nearest(
+def _nearest(
     name: str,  # that isn't known
     known: Iterable[str],  # names that are
 ) -> str | None:  # None where none is near
@@ -30,7 +30,7 @@ def did_you_mean(
     known: Iterable[str],  # names that are
 ) -> str:  # ' (did you mean …?)', or nothing where no known name is near
     "The end of a message about an unknown name."
-    near = nearest(str(name), known)
+    near = _nearest(str(name), known)
     return f" (did you mean {near!r}?)" if near else ""
 
 # %% ../../nbs/data/00_checks.ipynb #3795698a
@@ -68,3 +68,13 @@ def listed(
     items = list(map(str, items))
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+# %% ../../nbs/data/00_checks.ipynb #ca0bbc6a
+def not_fitted(
+    name: str,  # of the class
+    what: str = "call fit first",  # what to do
+) -> Exception:  # scikit-learn's `NotFittedError`, to be raised
+    "The error of something that hasn't learned yet."
+    from sklearn.exceptions import NotFittedError
+
+    return NotFittedError(f"This {name} has not been fitted; {what}.")

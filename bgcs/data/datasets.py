@@ -32,7 +32,7 @@ from .splits import PARTS
 from .stores import ArrayStore, FileStore, Reading, attempt, dataset_of, digest, open_hdf5
 
 # %% auto #0
-__all__ = ['TEXTURES', 'PUBLISHED', 'paste', 'digits_on_textures', 'sprites_on_textures', 'PublishedSet', 'MNISTOnTextures',
+__all__ = ['TEXTURES', 'PUBLISHED', 'digits_on_textures', 'sprites_on_textures', 'PublishedSet', 'MNISTOnTextures',
            'FashionOnTextures', 'SpritesOnTextures', 'SpritesOnSAS', 'Shipwrecks', 'Birds', 'outside_fan',
            'MarineDebris']
 
@@ -64,7 +64,7 @@ def _crops(textures, n, side, rows, columns, rng):
     return np.stack([textures[k, y:y + side, x:x + side] for k, y, x in zip(which, ys, xs)]), which
 
 # %% ../../nbs/data/10_datasets.ipynb #07fde188
-def paste(
+def _paste(
     background: np.ndarray,  # `(h, w)` image to paste on; changed in place
     picture: np.ndarray,  # `(a, b)` object, no larger than the background
     mask: np.ndarray,  # `(a, b)` bool: where the object is
@@ -91,7 +91,7 @@ def _objects_on_textures(
     rng = np.random.default_rng([random_state, PARTS.index(split)])
     with_object, texture = _texture_crops(n, image_size, split, "object", rng)
     without, other_texture = _texture_crops(n, image_size, split, "background", rng)
-    masks = np.stack([paste(image, *draw(rng), rng) for image in with_object])
+    masks = np.stack([_paste(image, *draw(rng), rng) for image in with_object])
     data = from_arrays(with_object, without, masks=masks)
     classes = torch.from_numpy(np.concatenate([texture, other_texture]))
     return ImageSet(data.images, data.presence, masks=data.masks, background_class=classes)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..data.checks import check_choice, check_whole, listed
 from ..data.images import ImageSet
-from ..objective.batches import Pairing, check_clusters
+from ..objective.batches import Pairing, _check_clusters
 from ..objective.blend import composite, harden, random_blobs, top_mean
 from ..objective.divergence import conditional_divergence, make_divergence
 from ..objective.features import Patches, Pixels
@@ -122,7 +122,7 @@ def hold_out(
     random_state: int = 0,  # seed
 ) -> HeldOut:
     "Deal held-out images for the criteria."
-    data, clusters = data.weak(), check_clusters(clusters, len(data))
+    data, clusters = data.weak(), _check_clusters(clusters, len(data))
     check_whole("n", n, 1, "object images")
     _check_both_kinds(data.presence)
     objects = (data.presence & (clusters >= 0)).nonzero().flatten()

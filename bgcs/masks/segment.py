@@ -18,23 +18,23 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from .. import __version__
-from ..data.checks import check_choice, check_whole
+from ..data.checks import check_choice, check_whole, not_fitted
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judged_clusters
 from .masknet import UNet
-from ..objective.batches import Batches, TransplantImages, Transplants, check_clusters
+from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
 from ..objective.blend import Placement, composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.terms import (ClusterConsistency, Objective, area_loss, background_loss, mask_entropy, mosaic_loss,
                                   object_contrast, presence_loss, recomposition_loss, total_variation)
-from ..training.checkpoints import check_weights, read_checkpoint, write_checkpoint
+from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'FORMAT', 'MODEL', 'Segmenter']
+__all__ = ['SCHEDULES', 'Segmenter']
 
 # %% ../../nbs/masks/02_segment.ipynb #9b621914
 SCHEDULES = ("one-cycle", "constant")
@@ -325,12 +325,12 @@ class _Fitting(_Rounds):
 
             own = None if folder is None else Path(folder) / "clusterer"
             settings = {"random_state": self.random_state, "accelerator": accelerator, "progress": progress}
-            clusterer = BackgroundClusterer("auto", **settings).fit(data, own)
+            clusterer = BackgroundClusterer(**settings).fit(data, own)
         weight, self.clusterer_ = self.objective.consistency_weight, clusterer
         if weight and clusterer is None:
             raise ValueError(f"consistency_weight={weight} needs the encoder that found the clusters; give clusterer=")
         self.consistency = ClusterConsistency(clusterer) if weight else None
-        return check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
+        return _check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
 
     def _judges(self, images):
         "Held-out images that were given as a set."
@@ -424,10 +424,7 @@ class _Predicts(_MaskNetwork):
 
     def _checked(self, images):
         "Tensors of images that can be predicted."
-        if self.net is None:
-            from sklearn.exceptions import NotFittedError
-
-            raise NotFittedError("This Segmenter has not been fitted; call fit first, or load one that was saved.")
+        if self.net is None: raise not_fitted("Segmenter", "call fit first, or load one that was saved")
         if isinstance(images, ImageSet):
             own, theirs = self.normalization_, images.normalization
             if own not in (None, theirs):
@@ -440,8 +437,8 @@ class _Predicts(_MaskNetwork):
         return images
 
 # %% ../../nbs/masks/02_segment.ipynb #59113b8d
-FORMAT = "bgcs.Segmenter/5"
-MODEL = "segmenter.safetensors"
+_FORMAT = "bgcs.Segmenter/5"
+_MODEL = "segmenter.safetensors"
 _OLDER = (
     "There is one of an older format, which this version doesn't read: "
     "train anew, or use the version that wrote it"
@@ -449,35 +446,27 @@ _OLDER = (
 
 def _write(segmenter, folder):
     normalization = segmenter.normalization_
-    return write_checkpoint(Path(folder) / MODEL, {
-        "segmenter": FORMAT, "settings": segmenter.settings, "threshold": segmenter.threshold_,
+    return write_checkpoint(Path(folder) / _MODEL, {
+        "segmenter": _FORMAT, "settings": segmenter.settings, "threshold": segmenter.threshold_,
         "normalization": None if normalization is None else normalization.to_dict(),
         "card": segmenter.card_, "weights": dict(segmenter.averaged.module.state_dict()),
     })
 
 def _read(folder):
     "What `_write` wrote, as far as can be told without making a segmenter of it."
-    path = Path(folder) / MODEL
-    if not path.is_file():
-        older = (Path(folder) / "weights.safetensors").is_file()
-        advice = f". {_OLDER}" if older else ""
-        raise FileNotFoundError(f"{folder} holds no saved segmenter: {MODEL} missing{advice}")
-    found = read_checkpoint(path)
-    kind = found.get("segmenter")
-    if kind == FORMAT: return path, found
-    which = "was it written by another version, or is it something else?"
-    raise ValueError(f"{path} does not describe a segmenter of format {FORMAT!r}, but {kind!r}; {which}")
+    path = Path(folder) / _MODEL
+    if not path.is_file() and (Path(folder) / "weights.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} holds no saved segmenter: {_MODEL} missing. {_OLDER}")
+    return path, read_saved(path, "segmenter", _FORMAT)
 
 def _restore(cls, path, found, normalizing):
     "A segmenter of what was read; its weights take no memory before those of the file are known to fit."
-    try:
+    with settings_fit(path, "segmenter"):
         with torch.device("meta"): segmenter = cls(**found["settings"])
         stored = found["normalization"]
         segmenter.normalization_ = None if stored is None else Normalization.from_dict(stored, normalizing)
         segmenter.threshold_, segmenter.card_ = float(found["threshold"]), found.get("card")
         expected = segmenter.net.state_dict()
-    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds settings that a segmenter doesn't have, or lacks some: {error}") from None
     check_weights(path, found.get("weights"), expected)
     segmenter = segmenter.to_empty(device="cpu")
     for net in (segmenter.net, segmenter.averaged.module):

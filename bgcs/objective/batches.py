@@ -14,10 +14,10 @@ from ..data.images import ImageSet
 from ..training.learner import seeded
 
 # %% auto #0
-__all__ = ['check_clusters', 'Pairing', 'Batches', 'Transplants', 'TransplantImages']
+__all__ = ['Pairing', 'Batches', 'Transplants', 'TransplantImages']
 
 # %% ../../nbs/objective/01_batches.ipynb #aee9df2f
-def check_clusters(
+def _check_clusters(
     clusters: torch.Tensor,  # `(n,)` int64, or what can become that
     n: int,  # number of images
 ) -> torch.Tensor:  # `(n,)`

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['wasserstein_1d', 'random_projections', 'projected_costs', 'sliced_wasserstein', 'energy_weights',
-           'energy_sliced_wasserstein', 'max_sliced_wasserstein', 'distributional_sliced_wasserstein',
-           'generalized_sliced_wasserstein']
+__all__ = ['random_projections', 'sliced_wasserstein', 'energy_sliced_wasserstein', 'max_sliced_wasserstein',
+           'distributional_sliced_wasserstein', 'generalized_sliced_wasserstein']
 
 # %% ../../nbs/objective/02_sliced.ipynb #aba4584f
 def _at_least(least, **values):
@@ -137,7 +136,7 @@ def _power(gap, p): return gap.square() if p == 2 else gap.abs().pow(p)
 
 def _at(values, index): return values.gather(-1, index.expand(*values.shape[:-1], -1))
 
-def wasserstein_1d(
+def _wasserstein_1d(
     u: torch.Tensor,  # `(..., n)` samples on a line
     v: torch.Tensor,  # `(..., m)` samples on a line
     p: float = 2,  # order, at least 1
@@ -240,7 +239,7 @@ def _costs_of(
     with torch.enable_grad():
         lines = along
         if radius is not None: lines = [_circular(line, points, radius) for line, points in zip(along, samples)]
-        costs = wasserstein_1d(*lines, p, *weights)
+        costs = _wasserstein_1d(*lines, p, *weights)
         wanted = [line for line, need in zip(along, needed) if need]
         slopes = iter(torch.autograd.grad(costs.sum(), wanted) if wanted else ())
     return costs.detach(), [next(slopes) if need else None for need in needed]
@@ -311,7 +310,7 @@ def _root(cost, p):
     positive = cost > 0
     return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / p), 0 * cost)
 
-def _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights):
+def _costs_by_direction(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights):
     _at_least(1, p=p)
     keep = 2 * (len(x) + len(y))
     directions = _Directions(n_projections, x, generator, projections, chunk_size, keep)
@@ -336,7 +335,7 @@ def _mean_length(within, dim, p):
 
 # %% ../../nbs/objective/02_sliced.ipynb #1f604dcf
 @_on_samples
-def projected_costs(
+def _projected_costs(
     x: torch.Tensor,  # `(n, ...)` one sample; all but the first dimension are flattened
     y: torch.Tensor,  # `(m, ...)` the other
     n_projections: int = 256,  # number of directions, where `projections` is not given
@@ -348,7 +347,7 @@ def projected_costs(
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # `(n_projections,)`
     "$W_p^p$ between the projections of two samples, one value a direction."
-    return _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
+    return _costs_by_direction(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
 
 @_on_samples
 def sliced_wasserstein(
@@ -372,7 +371,7 @@ def sliced_wasserstein(
     return _mean_length(within_x.shape[1], x.shape[1], p) * _sliced(within_x, within_y, *shared)
 
 # %% ../../nbs/objective/02_sliced.ipynb #d4317c99
-def energy_weights(
+def _energy_weights(
     costs: torch.Tensor,  # `(n_projections,)` one cost a direction
     temperature: float | str = 1.0,  # in units of the mean cost, infinity: uniform weights; or 'paper': 1, for costs summed over `n_points`
     n_points: int | None = None,  # size of the sample, for 'paper'
@@ -402,8 +401,8 @@ def energy_sliced_wasserstein(
     y_weights: torch.Tensor | None = None,  # `(m,)`
 ) -> torch.Tensor:  # scalar, in the units of the samples
     "Energy-based sliced Wasserstein distance: directions that tell the samples apart count more (Nguyen and Ho, 2023)."
-    costs = _projected_costs(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
-    return _root((energy_weights(costs, temperature, len(x)) * costs).sum(), p)
+    costs = _costs_by_direction(x, y, n_projections, p, projections, generator, chunk_size, x_weights, y_weights)
+    return _root((_energy_weights(costs, temperature, len(x)) * costs).sum(), p)
 
 # %% ../../nbs/objective/02_sliced.ipynb #2107631e
 @torch.enable_grad()
@@ -438,7 +437,7 @@ def max_sliced_wasserstein(
     fixed_x, fixed_y, basis = x.detach(), y.detach(), None
     if n_ascents: fixed_x, fixed_y, basis = _in_span(fixed_x, fixed_y)
     if basis is not None: first = F.normalize(first @ basis)
-    def cost(directions): return wasserstein_1d(directions @ fixed_x.T, directions @ fixed_y.T, p, x_weights, y_weights)
+    def cost(directions): return _wasserstein_1d(directions @ fixed_x.T, directions @ fixed_y.T, p, x_weights, y_weights)
     best = first[cost(first).argmax()][None]
     found = _ascend(F.normalize(best), lambda z: cost(F.normalize(z)).sum(), n_ascents, step)
     found = F.normalize(found)
@@ -450,7 +449,7 @@ def max_sliced_wasserstein(
 def _spread_map(x, y, weights, p, n_ascents, step, penalty, generator, batch=64):
     "Matrix that maps uniform directions to telling ones."
     def draw(): return torch.cat(list(_Directions(batch, x, generator)))
-    def distance(directions): return _root(wasserstein_1d(directions @ x.T, directions @ y.T, p, *weights).mean(), p)
+    def distance(directions): return _root(_wasserstein_1d(directions @ x.T, directions @ y.T, p, *weights).mean(), p)
     unit = distance(draw()).clamp_min(torch.finfo(x.dtype).tiny)
 
     def objective(matrix):

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
-from ..backgrounds.cluster import border_patches
 from ..backgrounds.encoders import info_nce
 from .blend import Placement, composite, random_blobs, top_mean
 from .divergence import DIVERGENCES, Divergence, make_divergence
@@ -208,7 +207,9 @@ class ClusterConsistency:
         targets: torch.Tensor,  # `(n,)` int64: the cluster whose background each composite has
     ) -> torch.Tensor:  # scalar, in nats
         "Cross-entropy of the target cluster, softly assigned by the distance of border patches to the centres."
-        patches = border_patches(composites, self.patch_size)
+        from bgcs.backgrounds.cluster import _border_patches  # it brings scikit-learn
+
+        patches = _border_patches(composites, self.patch_size)
         encoder = self.encoder.to(composites.device)
         embedded = encoder(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).mean(1)
         if encoder.on_sphere: embedded = F.normalize(embedded, dim=1)

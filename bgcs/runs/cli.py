@@ -20,7 +20,7 @@ from pathlib import Path
 import bgcs
 
 # %% auto #0
-__all__ = ['COMMANDS', 'main']
+__all__ = ['main']
 
 # %% ../../nbs/runs/05_cli.ipynb #4e7aa4d9
 def _parse_words(
@@ -269,7 +269,7 @@ _TRAIN = ("bgcs train digits-quick schedule.steps=600",
           "bgcs train --folder runs/digits-quick-20260101-120000")
 _EVALUATE = "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M"
 
-COMMANDS = {
+_COMMANDS = {
     "demo": _Command("train on handwritten digits before textures, in about three minutes; no download",
                      "bgcs demo", _demo, (_takes_folder, _takes_words)),
     "presets": _Command("list presets, or all settings of one with their sources",
@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bgcs", description=_DESCRIPTION, formatter_class=_Help, epilog=_BEGIN)
     parser.add_argument("--version", action="version", version=f"bgcs {bgcs.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
+    for name, command in _COMMANDS.items():
         what = command.what[0].upper() + command.what[1:] + "."
         own = commands.add_parser(name, help=command.what, description=what, formatter_class=_Help,
                                   epilog=f"example:\n  {command.example}")

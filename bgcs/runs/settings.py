@@ -266,7 +266,7 @@ class Schedule:
     lr: float = 2e-3  # learning rate of Adam, its peak in a one-cycle schedule
     lr_schedule: str = "one-cycle"  # or 'constant'
     average: bool = True  # masks come from a running average of the weights
-    choose: bool = True  # keep the weights of the best round, and choose the threshold, by the validation images; false: the last weights, 0.5
+    choose: bool = True  # by validation images, the best round's weights and the threshold; false: the last weights, 0.5
     save_every: int = 50  # steps between checkpoints
     on_bad: str = "stop"  # what to do about NaN or infinity in loss or gradients: 'stop' or 'skip'
 

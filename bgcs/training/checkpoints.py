@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -19,8 +20,7 @@ import safetensors.torch
 import torch
 
 # %% auto #0
-__all__ = ['CHECKPOINT_FORMAT', 'replace_file', 'remove_parts', 'write_checkpoint', 'CheckpointError', 'read_checkpoint',
-           'check_weights', 'checkpoint_path', 'checkpoints_in', 'rotate_checkpoints', 'latest_checkpoint']
+__all__ = ['replace_file', 'remove_parts', 'write_checkpoint', 'read_checkpoint', 'read_saved', 'settings_fit', 'check_weights']
 
 # %% ../../nbs/training/00_checkpoints.ipynb #30077bf1
 def replace_file(
@@ -38,10 +38,15 @@ def replace_file(
             os.replace(part, path)
         except BaseException as error:
             part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                intact = "; what was there before is intact" if path.exists() else ""
-                raise OSError(error.errno, f"the disk is full: {path.name} needs {len(content) / 1e6:.1f} MB and {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free{intact}. Make room, then go on", str(path)) from None
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full: raise OSError(error.errno, _disk_full(path, len(content)), str(path)) from None
             raise
+
+def _disk_full(path, size):
+    needs, free = size / 1e6, shutil.disk_usage(path.parent).free / 1e6
+    intact = "; what was there before is intact" if path.exists() else ""
+    sizes = f"{path.name} needs {needs:.1f} MB and {free:.1f} MB are free"
+    return f"the disk is full: {sizes}{intact}. Make room, then go on"
 
 def remove_parts(
     folder,  # in which files were written
@@ -50,42 +55,62 @@ def remove_parts(
     for part in Path(folder).glob(".*.part"): part.unlink(missing_ok=True)
 
 # %% ../../nbs/training/00_checkpoints.ipynb #c277efa0
-CHECKPOINT_FORMAT = "bgcs.Checkpoint/1"
-
-def _is_plain(keys): return all(isinstance(key, str) and not key.startswith("~") for key in keys)
-
 def _put(value, way, tensors):
-    "Of a value what goes to JSON; tensors are collected."
+    "What of a value goes to JSON; tensors are collected by name."
     if isinstance(value, torch.Tensor): return _put_tensor(value, way, tensors, "~tensor")
-    if isinstance(value, (bytes, bytearray)): return _put_tensor(torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else torch.empty(0, dtype=torch.uint8), way, tensors, "~bytes")
+    if isinstance(value, (bytes, bytearray)): return _put_tensor(_bytes_as_tensor(value), way, tensors, "~bytes")
     if value is None or type(value) in (bool, int, float, str): return value
-    under = lambda items: [_put(item, f"{way}/{i}", tensors) for i, item in enumerate(items)]
-    if isinstance(value, dict):
-        if _is_plain(value): return {key: _put(item, f"{way}/{key}", tensors) for key, item in value.items()}
-        return {"~dict": [[_put(key, f"{way}/key", tensors), _put(item, f"{way}/{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, tuple): return {"~tuple": under(value)}
-    if isinstance(value, list): return under(value)
-    raise TypeError(f"{way or 'a checkpoint'} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, bytes, numbers, text, lists, tuples and dicts")
+    if isinstance(value, dict): return _put_dict(value, way, tensors)
+    if isinstance(value, (list, tuple)):
+        items = [_put(item, f"{way}/{i}", tensors) for i, item in enumerate(value)]
+        return {"~tuple": items} if isinstance(value, tuple) else items
+    kind, where = type(value), way or "a checkpoint"
+    holds = "a checkpoint holds tensors, bytes, numbers, text, lists, tuples and dicts"
+    raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}; {holds}")
+
+def _put_dict(value, way, tensors):
+    if all(isinstance(key, str) and not key.startswith("~") for key in value):
+        return {key: _put(item, f"{way}/{key}", tensors) for key, item in value.items()}
+    pairs = []
+    for key, item in value.items():
+        kept = _put(key, f"{way}/key", tensors)
+        pairs.append([kept, _put(item, f"{way}/{key}", tensors)])
+    return {"~dict": pairs}
 
 def _put_tensor(tensor, way, tensors, mark):
     name = way.lstrip("/") or "value"
     while name in tensors: name += "~"
-    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    tensors[name] = tensor.detach().cpu().contiguous()
-    if any(tensors[name].data_ptr() == other.data_ptr() for key, other in tensors.items() if key != name and other.numel()): tensors[name] = tensors[name].clone()
-    return {mark: name} | ({"channels_last": True} if last else {})
+    kept = tensor.detach().cpu().contiguous()
+    shared = any(kept.data_ptr() == other.data_ptr() for other in tensors.values() if other.numel())
+    tensors[name] = kept.clone() if shared else kept  # safetensors refuses two that share memory
+    return {mark: name, "channels_last": True} if _is_channels_last(tensor) else {mark: name}
 
+def _is_channels_last(tensor):
+    if tensor.ndim != 4 or tensor.is_contiguous(): return False
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+def _bytes_as_tensor(value):
+    if not value: return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(value), dtype=torch.uint8)
+
+# %% ../../nbs/training/00_checkpoints.ipynb #14f8f36d
 def _take(tree, tensors):
     "What `_put` was given."
     if isinstance(tree, list): return [_take(item, tensors) for item in tree]
     if not isinstance(tree, dict): return tree
-    if "~tensor" in tree: return tensors[tree["~tensor"]].contiguous(memory_format=torch.channels_last if tree.get("channels_last") else torch.contiguous_format)
+    if "~tensor" in tree: return _take_tensor(tree, tensors)
     if "~bytes" in tree: return tensors[tree["~bytes"]].numpy().tobytes()
     if "~tuple" in tree: return tuple(_take(item, tensors) for item in tree["~tuple"])
     if "~dict" in tree: return {_take(key, tensors): _take(item, tensors) for key, item in tree["~dict"]}
     return {key: _take(item, tensors) for key, item in tree.items()}
 
+def _take_tensor(tree, tensors):
+    order = torch.channels_last if tree.get("channels_last") else torch.contiguous_format
+    return tensors[tree["~tensor"]].contiguous(memory_format=order)
+
 # %% ../../nbs/training/00_checkpoints.ipynb #f0388e63
+_FORMAT = "bgcs.Checkpoint/1"
+
 def _checksum(tree, tensors):
     found = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
@@ -102,81 +127,134 @@ def write_checkpoint(
     path, tensors = Path(path), {}
     tree = json.dumps(_put(content, "", tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, safetensors.torch.save(tensors, {"format": CHECKPOINT_FORMAT, "content": tree, "sha256": _checksum(tree, tensors)}))
+    header = {"format": _FORMAT, "content": tree, "sha256": _checksum(tree, tensors)}
+    replace_file(path, safetensors.torch.save(tensors, header))
     return path
 
-class CheckpointError(ValueError):
-    "A file is no checkpoint, or is damaged."
-
-def _header(path):
-    try:
-        with safetensors.safe_open(path, "pt") as file: header = file.metadata() or {}
-    except (safetensors.SafetensorError, ValueError, MemoryError, RuntimeError) as error: raise CheckpointError(f"{path} is damaged, or is no checkpoint: {error}") from None
-    if header.get("format") != CHECKPOINT_FORMAT: raise CheckpointError(f"{path} is a checkpoint of format {header.get('format')!r}; this version reads {CHECKPOINT_FORMAT!r}. Use the version of bgcs that wrote it, or train anew in another folder")
-    return header
-
+# %% ../../nbs/training/00_checkpoints.ipynb #08c048eb
 def read_checkpoint(
     path,  # of a file that `write_checkpoint` wrote
 ) -> dict:  # what was written, tensors on the CPU
     "Read a checkpoint, and verify that it is as it was written."
     if not Path(path).is_file(): raise FileNotFoundError(f"{path} is not a file; expected a checkpoint")
-    header = _header(path)
+    return _verified(path, _header(path))
+
+def _header(path):
+    try:
+        with safetensors.safe_open(path, "pt") as file: header = file.metadata() or {}
+    except (safetensors.SafetensorError, ValueError, MemoryError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or is no checkpoint: {error}") from None
+    found = header.get("format")
+    if found == _FORMAT: return header
+    advice = "Use the version of bgcs that wrote it, or train anew in another folder"
+    raise ValueError(f"{path} is a checkpoint of format {found!r}; this version reads {_FORMAT!r}. {advice}")
+
+_UNREADABLE = (
+    safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError, AttributeError,
+)
+
+def _verified(path, header):
+    "The content of a checkpoint, if its checksum is that of the header."
     try:
         tensors = safetensors.torch.load_file(path)
-        if header.get("sha256") != _checksum(header["content"], tensors): raise CheckpointError(f"{path} is damaged: its checksum is not that of its content. Use an older one")
-        return _take(json.loads(header["content"]), tensors)
-    except CheckpointError: raise
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError, AttributeError) as error: raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}). Use an older one") from None
+        same = header.get("sha256") == _checksum(header["content"], tensors)
+        if same: return _take(json.loads(header["content"]), tensors)
+    except _UNREADABLE as error:
+        cause = type(error).__name__
+        raise ValueError(f"{path} is damaged ({cause}: {error}). Use an older one") from None
+    raise ValueError(f"{path} is damaged: its checksum is not that of its content. Use an older one")
 
 # %% ../../nbs/training/00_checkpoints.ipynb #f24baf03
+def read_saved(
+    path,  # of the file
+    kind: str,  # what it must hold, such as 'encoder'; the checkpoint has its format under this name
+    format: str,  # which this version reads
+) -> dict:  # what was written
+    "Read the checkpoint of a saved model."
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"{path.parent} holds no saved {kind}: {path.name} missing")
+    found = read_checkpoint(path)
+    came = found.get(kind)
+    if came == format: return found
+    which = "was it written by another version, or is it something else?"
+    raise ValueError(f"{path} describes no {kind} of format {format!r}, but {came!r}; {which}")
+
+@contextmanager
+def settings_fit(
+    path,  # that they were read from, for messages
+    kind: str,  # what is made of them
+    *also: type[Exception],  # what else is an error of the settings
+):
+    "Within it, an error about what is missing or unknown becomes one that names the file."
+    try: yield
+    except (TypeError, KeyError, AttributeError, RuntimeError, *also) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} holds settings that this {kind} doesn't have, or lacks something: {cause}") from None
+
+# %% ../../nbs/training/00_checkpoints.ipynb #ca21983a
 def check_weights(
     path,  # that they were read from, for messages
     weights,  # tensors by name, as far as is known
     expected: dict[str, torch.Tensor],  # the state of the network that shall get them, perhaps on the meta device
 ) -> None:
     "Refuse weights that a network cannot take, or should not."
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()): raise ValueError(f"{path} holds no weights; save the model again")
-    wrong = [name for name in {**expected, **weights} if name not in expected or name not in weights or expected[name].shape != weights[name].shape or expected[name].dtype != weights[name].dtype]
-    if wrong: raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors are missing, superfluous, or of another shape or type, such as {wrong[0]}")
-    if bad := [name for name, value in weights.items() if not value.isfinite().all()]: raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:3])}; save the model again")
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds no weights; save the model again")
+    wrong = [name for name in {**expected, **weights} if not _alike(expected.get(name), weights.get(name))]
+    if wrong:
+        how = f"are missing, superfluous, or of another shape or type, such as {wrong[0]}"
+        raise ValueError(f"{path} belongs to other settings: {len(wrong)} of {len(expected)} tensors {how}")
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        first = ", ".join(bad[:3])
+        raise ValueError(f"{path} holds NaN or infinity in {first}; save the model again")
+
+def _alike(one, other):
+    "Whether both tensors are there, of one shape and type."
+    if one is None or other is None: return False
+    return one.shape == other.shape and one.dtype == other.dtype
 
 # %% ../../nbs/training/00_checkpoints.ipynb #1435ae5d
-def checkpoint_path(
-    folder,
-    step: int,  # steps that were done
-) -> Path:
-    "Where the checkpoint of a step stands."
-    return Path(folder) / f"step-{step:09}.safetensors"
+class _Checkpoints:
+    "The checkpoints of one training, in a folder."
+    def __init__(self, folder): self.folder = Path(folder)
 
-def checkpoints_in(
-    folder,
-) -> list[Path]:
-    "Checkpoints of a folder, the newest first."
-    return sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
+    def path(self, step: int) -> Path:
+        "Where the checkpoint of a step stands."
+        return self.folder / f"step-{step:09}.safetensors"
 
-def rotate_checkpoints(
-    folder,
-    keep: int = 2,  # how many
-) -> None:
-    "Remove all but the newest."
-    if keep < 1: raise ValueError(f"keep={keep}; expected at least 1 checkpoint")
-    for path in checkpoints_in(folder)[keep:]: path.unlink(missing_ok=True)
+    @property
+    def paths(self) -> list[Path]:
+        "Those that are there, the newest first."
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
-def latest_checkpoint(
-    folder,  # with checkpoints, or without
-    identity: dict | None = None,  # what must be the same for a training to go on; None: whatever is there
-) -> Path | None:
-    "The newest checkpoint that is whole; None where there is none at all."
-    paths = checkpoints_in(folder)
-    for path in paths:
-        try: found = read_checkpoint(path).get("identity", {})
-        except CheckpointError as error: warnings.warn(f"{error}; the one before is taken")
-        else:
-            if identity is not None: _check_identity(path, found, identity)
-            return path
-    if paths: raise CheckpointError(f"none of the {len(paths)} checkpoints in {folder} is whole. Delete them to train anew, or give another folder")
-    return None
+    def rotate(self,
+        keep: int = 2,  # how many
+    ) -> None:
+        "Remove all but the newest."
+        if keep < 1: raise ValueError(f"keep={keep}; expected at least 1 checkpoint")
+        for path in self.paths[keep:]: path.unlink(missing_ok=True)
+
+    def latest(self,
+        identity: dict | None = None,  # what must be the same for a training to go on; None: whatever is there
+    ) -> Path | None:
+        "The newest checkpoint that is whole; None where there is none at all."
+        paths = self.paths
+        for path in paths:
+            try: found = read_checkpoint(path).get("identity", {})
+            except ValueError as error: warnings.warn(f"{error}; the one before is taken")
+            else:
+                if identity is not None: _check_identity(path, found, identity)
+                return path
+        if not paths: return None
+        advice = "Delete them to train anew, or give another folder"
+        raise ValueError(f"none of the {len(paths)} checkpoints in {self.folder} is whole. {advice}")
 
 def _check_identity(path, found, wanted):
-    differs = [f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    if differs: raise ValueError(f"{path} belongs to another training ({'; '.join(differs)}). Go on with the same settings and data, or give another folder")
+    differs = []
+    for key in {**wanted, **found}:
+        there, now = found.get(key), wanted.get(key)
+        if there != now: differs.append(f"{key}: {there!r} there, {now!r} now")
+    if not differs: return
+    what, advice = "; ".join(differs), "Go on with the same settings and data, or give another folder"
+    raise ValueError(f"{path} belongs to another training ({what}). {advice}")

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 # %% auto #0
-__all__ = ['mixed_seed', 'seeded', 'rank_and_world', 'Shuffled', 'loader_of', 'gather', 'NotFinite', 'OutOfMemory', 'Stopped',
-           'Trainable', 'kept_memory']
+__all__ = ['mixed_seed', 'seeded', 'Shuffled', 'loader_of', 'gather', 'NotFinite', 'OutOfMemory', 'Stopped', 'Trainable',
+           'kept_memory']
 
 # %% ../../nbs/training/01_learner.ipynb #bb0f8d8f
 def mixed_seed(
@@ -34,7 +34,7 @@ def seeded(
     return torch.Generator(device).manual_seed(mixed_seed(*numbers))
 
 # %% ../../nbs/training/01_learner.ipynb #eea52264
-def rank_and_world() -> tuple[int, int]:
+def _rank_and_world() -> tuple[int, int]:
     "Number of this process among those that train together, and how many they are."
     if not dist.is_available() or not dist.is_initialized(): return 0, 1
     return dist.get_rank(), dist.get_world_size()
@@ -71,7 +71,7 @@ class _NumberedBatches(torch.utils.data.Sampler):
     def __iter__(self):
         first = self.model.next_batch
         end = (first // self.per_epoch + 1) * self.per_epoch
-        for number in range(first, end): yield number, self.deal(number, *rank_and_world())
+        for number in range(first, end): yield number, self.deal(number, *_rank_and_world())
 
 class _Numbered(torch.utils.data.Dataset):
     def __init__(self, data): self.data = data
@@ -95,18 +95,18 @@ def gather(
     values: torch.Tensor,  # `(n, ...)`, of the same shape in every process
 ) -> torch.Tensor:  # `(world * n, ...)`
     "The values of all processes, in the order of their ranks, differentiable; of one process, the values themselves."
-    return values if rank_and_world()[1] == 1 else _Gather.apply(values)
+    return values if _rank_and_world()[1] == 1 else _Gather.apply(values)
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values):
-        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(rank_and_world()[1])]
+        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(_rank_and_world()[1])]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, gradient):
-        rank, world = rank_and_world()
+        rank, world = _rank_and_world()
         dist.all_reduce(gradient := gradient.clone(memory_format=torch.contiguous_format))
         return gradient.chunk(world)[rank]
 
@@ -126,7 +126,7 @@ class _BatchNormAcross(nn.modules.batchnorm._BatchNorm):
     def forward(self, x):
         if not self.training: return super().forward(x)
         axes, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1] + [1] * (x.ndim - 2)
-        n = x.numel() // x.shape[1] * rank_and_world()[1]
+        n = x.numel() // x.shape[1] * _rank_and_world()[1]
         mean = _Sum.apply(x.sum(axes)) / n
         centred = x - mean.view(shape)
         variance = _Sum.apply(centred.pow(2).sum(axes)) / n
@@ -202,7 +202,7 @@ class Trainable(nn.Module):
         "The generators of a batch."
         device = self.draw_device or self.device
         shared = seeded(self.random_state, number, device=device)
-        return shared, seeded(self.random_state, number, rank_and_world()[0], device=device)
+        return shared, seeded(self.random_state, number, _rank_and_world()[0], device=device)
 
 # %% ../../nbs/training/01_learner.ipynb #6470cec0
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # as glibc's malloc.h has them

@@ -27,9 +27,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from ..data.checks import check_choice, check_whole
-from .checkpoints import (checkpoint_path, latest_checkpoint, read_checkpoint, remove_parts,
-                                       rotate_checkpoints, write_checkpoint)
-from .learner import NotFinite, OutOfMemory, Stopped, Trainable, _BatchNormAcross, rank_and_world, seeded
+from .checkpoints import _Checkpoints, read_checkpoint, remove_parts, write_checkpoint
+from .learner import NotFinite, OutOfMemory, Stopped, Trainable, _BatchNormAcross, _rank_and_world, seeded
 
 # %% auto #0
 __all__ = ['train']
@@ -37,7 +36,7 @@ __all__ = ['train']
 # %% ../../nbs/training/02_loop.ipynb #6b8d07a5
 def _anywhere(trainer, here):
     "Whether it is so in one of the processes."
-    if rank_and_world()[1] == 1: return here
+    if _rank_and_world()[1] == 1: return here
     return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 def _indices(batch, most=8):
@@ -53,7 +52,7 @@ def _indices(batch, most=8):
 
 def _bad_terms(model, batch):
     "Terms whose own gradient is not finite, found by going over the batch again."
-    if rank_and_world()[1] > 1: return []  # the other processes don't take part
+    if _rank_and_world()[1] > 1: return []  # the other processes don't take part
     weights, bad = [p for p in model.parameters() if p.requires_grad], []
     with torch.enable_grad(): terms = model.losses(batch, *model.draws(batch["number"]))
     for name, value in terms.items():
@@ -199,8 +198,9 @@ class _KeepCheckpoints(Checkpoint):
 
     def save(self, trainer):
         if self.folder is None: return
-        trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
-        if trainer.is_global_zero: rotate_checkpoints(self.folder, self.keep)
+        kept = _Checkpoints(self.folder)
+        trainer.save_checkpoint(kept.path(trainer.global_step))
+        if trainer.is_global_zero: kept.rotate(self.keep)
 
 def _finished(trainer):
     "Whether all that was planned is done."
@@ -335,7 +335,7 @@ def _say_stopped(trainer, model, what):
 
 def _with_remedy(error, folder):
     "The message about numbers that are none, with the checkpoint to go back to."
-    path = None if folder is None else latest_checkpoint(folder)
+    path = None if folder is None else _Checkpoints(folder).latest()
     last = f"The last good checkpoint is {path}. " if path else ""
     advice = "a lower learning rate, precision='32-true', or on_bad='skip' may help"
     return f"{error}. {last}Look at these images; then {advice}"
@@ -366,7 +366,7 @@ def _sharing_files(apart):
 
 def _fetch(trainer, module, folder):
     "Brings what processes that were started apart have learnt into this one, by their last checkpoint."
-    path = latest_checkpoint(folder)
+    path = _Checkpoints(folder).latest()
     if path is None: return
     found = read_checkpoint(path)
     module.load_state_dict(found["state_dict"])
@@ -396,7 +396,7 @@ def train(
         trainer = _make_trainer(folder, identity, save_every, callbacks, progress, settings)
         apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
         if apart and folder is None: folder = _keeper(trainer).folder = scratch
-        start = None if folder is None else latest_checkpoint(folder, identity)
+        start = None if folder is None else _Checkpoints(folder).latest(identity)
         if folder is not None: remove_parts(folder)
         model.next_batch, model.skipped, model.asked = 0, 0, None
         try:

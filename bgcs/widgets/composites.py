@@ -19,7 +19,7 @@ from ..data.checks import check_choice, listed
 from ..data.images import ImageSet
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
-from ..objective.batches import check_clusters
+from ..objective.batches import _check_clusters
 from ..objective.blend import composite, composite_grid, harden
 from ..objective.divergence import make_divergence
 from ..masks.criteria import predict_masks
@@ -62,7 +62,7 @@ class _Composites:
         _check_both_kinds(data)
         self.objects, self.backgrounds, self.channels = data.objects.images, data.backgrounds.images, data.shape[0]
         named = isinstance(clusters, BackgroundClusterer)
-        found = clusters.predict(data) if named else check_clusters(clusters, len(data))
+        found = clusters.predict(data) if named else _check_clusters(clusters, len(data))
         self.object_clusters, self.background_clusters = found[data.presence], found[~data.presence]
         self.targets = sorted(set(self.background_clusters.tolist()) - {-1})
         if not self.targets:

@@ -34,7 +34,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from tqdm.auto import tqdm
 
-from ..backgrounds.cluster import BackgroundClusterer, Edits, nearest_in_source, vote
+from ..backgrounds.cluster import BackgroundClusterer, Edits, _nearest_in_source, _vote
 from ..data.checks import check_choice, check_whole, did_you_mean, listed
 from ..data.images import ImageSet
 from ..data.stores import cache_folder
@@ -265,7 +265,7 @@ def _background_points(
     embeddings = _known_embeddings(clusterer, data, numbers)
     if embeddings is None: embeddings = _embed(clusterer, data, numbers, progress)
     centres = torch.as_tensor(clusterer.kmeans_.cluster_centers_)
-    confidence = vote(embeddings[:, None], centres, clusterer.patch_variance_).confidence.numpy()
+    confidence = _vote(embeddings[:, None], centres, clusterer.patch_variance_).confidence.numpy()
     learned = torch.as_tensor(clusterer.kmeans_.predict(embeddings))
     return _Points(numbers, names, embeddings, learned, confidence, np.zeros(len(numbers), bool))
 
@@ -475,7 +475,7 @@ def _clusters_now(clusterer, data, points):
     clusters = edits.apply(points.learned, points.embeddings, points.names)
     if not objects.any(): return clusters.numpy()
     if clusterer.assign == "nearest":
-        near = nearest_in_source(data[points.numbers], clusters[~objects])
+        near = _nearest_in_source(data[points.numbers], clusters[~objects])
         names = points.names[points.presence]
         clusters[objects] = edits.moves.apply(near.clusters, points.embeddings[objects], names)
         points.confidence[points.presence] = near.confidence
