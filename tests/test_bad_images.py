@@ -128,6 +128,7 @@ def test_bad_file_before_training(train, folders, tmp_path, monkeypatch):
     with pytest.raises(ImageSetError, match="bad.png is not an image"): train(open_all(folders, lazy=True))
 
 
+@pytest.mark.posix
 def test_unreadable_permissions(folders, tmp_path):
     png(folders[1] / "bad.png", NOISE[0]).chmod(0)
     with unprivileged(tmp_path):

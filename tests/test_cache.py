@@ -68,6 +68,7 @@ def wait_for_work(process, cache):
     while process.poll() is None and not list(cache.glob("*.building")): time.sleep(0.005)
 
 
+@pytest.mark.posix
 def test_killed_while_building(folders, tmp_path):
     "Half of the builders are killed at work for sure, the others at any time."
     chance, interrupted = random.Random(0), 0
@@ -85,6 +86,7 @@ def test_killed_while_building(folders, tmp_path):
     assert not list(tmp_path.glob("*.building"))
 
 
+@pytest.mark.posix
 def test_killed_holder_of_the_lock_is_not_waited_for(folders, tmp_path):
     first = builder(folders, tmp_path)
     go(first)

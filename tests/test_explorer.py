@@ -1,6 +1,5 @@
 """The explorer without a browser: selections, edits, what is said; planes, pictures, files, bad input."""
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -370,6 +369,8 @@ def test_principal_components_of_few_dimensions():
 
 def cpu():
     "Seconds of work of this process and those that it started, which do not depend on what else the machine does."
+    import resource  # not on Windows
+
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -388,6 +389,7 @@ QUIET = 0.125  # seconds that this took there
 
 
 @pytest.mark.alone
+@pytest.mark.posix
 def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
     monkeypatch.setenv("BGCS_CACHE", str(tmp_path))
     many = images(5, 10_000)
@@ -401,6 +403,7 @@ def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
     assert worked < 15 * slowness()  # a machine that has nothing else to do takes no longer than that
 
 
+@pytest.mark.posix
 def test_500_000_points_are_thinned_with_a_word(explore):
     rng = np.random.default_rng(0)
     many = from_arrays(rng.random((10, 8, 8), dtype=np.float32), rng.random((500_000, 8, 8), dtype=np.float32))

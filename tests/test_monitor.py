@@ -283,6 +283,7 @@ def test_a_snapshot_keeps_the_model(tmp_path):
     assert (tmp_path / "snapshot_000007.png").is_file()
 
 
+@pytest.mark.posix
 def test_an_interrupt_of_wait_ends_training_with_a_usable_segmenter(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(f"""

@@ -126,6 +126,7 @@ def test_batches_are_shared_by_images_and_bounded(survey, tmp_path, monkeypatch)
     assert sum(sizes) == tiles and max(sizes) == 16 and len(sizes) == -(-tiles // 16)
 
 
+@pytest.mark.posix
 def test_memory_is_that_of_a_few_images():
     code = """
 import resource, numpy as np
@@ -494,6 +495,7 @@ bgcs.masks.predict.predict_files(model(), {survey!r}, {out!r}, tile=32, progress
 """
 
 
+@pytest.mark.posix
 def test_killed_at_any_moment(survey, tmp_path):
     "SIGKILL, over and over, at random moments; in the end all is as if nothing had happened."
     for i in range(6, 40): Image.fromarray(noise(80, 90, i)).save(survey / f"more{i}.png")

@@ -53,6 +53,7 @@ print("masks", tuple(segmenter.predict(data.objects[:3]).shape), flush=True)
 """
 
 
+@pytest.mark.posix
 def test_an_interrupt_leaves_a_usable_segmenter(tmp_path):
     "Ctrl-C in the middle of training ends it; the segmenter predicts and can be saved."
     (tmp_path / "train.py").write_text(SCRIPT)
