@@ -23,6 +23,15 @@ import torch
 __all__ = ['replace_file', 'remove_parts', 'write_checkpoint', 'read_checkpoint', 'read_saved', 'settings_fit', 'check_weights']
 
 # %% ../../nbs/training/00_checkpoints.ipynb #30077bf1
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+def _disk_full(error, path, content):
+    "The error of a full disk, in words."
+    needed, free = len(content) / 1e6, shutil.disk_usage(path.parent).free / 1e6
+    intact = "; what was there before is intact" if path.exists() else ""
+    said = f"the disk is full: {path.name} needs {needed:.1f} MB and {free:.1f} MB are free{intact}"
+    return OSError(error.errno, f"{said}. Make room, then go on", str(path))
+
 def replace_file(
     path,  # of a file, there or not
     content: bytes,  # all of it
@@ -30,23 +39,16 @@ def replace_file(
     "Write a file that replaces an older one only when it is complete."
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with open(part, "xb") as file:
-        try:
+    try:
+        with open(part, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException as error:
-            part.unlink(missing_ok=True)
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if full: raise OSError(error.errno, _disk_full(path, len(content)), str(path)) from None
-            raise
-
-def _disk_full(path, size):
-    needs, free = size / 1e6, shutil.disk_usage(path.parent).free / 1e6
-    intact = "; what was there before is intact" if path.exists() else ""
-    sizes = f"{path.name} needs {needs:.1f} MB and {free:.1f} MB are free"
-    return f"the disk is full: {sizes}{intact}. Make room, then go on"
+        os.replace(part, path)  # after it was closed: Windows renames no file that is open
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL: raise _disk_full(error, path, content) from None
+        raise
 
 def remove_parts(
     folder,  # in which files were written
