@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 SETUP := settings.ini setup.py constraints.txt tools/setup_env.py
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo lab test test-slow docs readme prepare clean help
+.PHONY: demo bench lab test test-slow docs readme prepare clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,10 +13,14 @@ help: ## say what there is
 demo: $(VENV)/.installed ## run the quickstart from images to masks; leaves everything in one folder under runs/
 	@$(PY) -m bgcs notebook nbs/tutorials/quickstart.ipynb --runs runs
 
+bench: $(VENV)/.installed ## measure how fast it is on this machine; writes bench.json
+	@$(PY) tools/bench.py
+
 lab: $(VENV)/.installed ## open the quickstart in JupyterLab
 	@$(PY) -m jupyter lab nbs/tutorials/quickstart.ipynb
 
-test: $(VENV)/.installed-dev ## notebooks and package in sync, then the notebooks' tests, then pytest
+test: $(VENV)/.installed-dev ## ruff, notebooks and package in sync, the notebooks' tests, pytest
+	ruff check --quiet
 	@$(PY) tools/check_sync.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 nbdev_test --n_workers 2  # one thread each: two notebooks at once would fight over the cores
 	BGCS_CHROMIUM="$$(tools/ensure_browser.sh $(PY))"; export BGCS_CHROMIUM; \

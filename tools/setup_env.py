@@ -26,8 +26,9 @@ def find_python():
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         if path := shutil.which(f"python3.{minor}"):
             return path
-    sys.exit(f"bgcs needs Python {'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}; this is {platform.python_version()} "
-             "and no other was found on the PATH. Install one, or name it: make PYTHON=/path/to/python3 …")
+    oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
+    sys.exit(f"bgcs needs Python {oldest} to {newest}; this is {platform.python_version()} and no other was found on "
+             "the PATH. Install one, or name it: make PYTHON=/path/to/python3 …")
 
 
 def reachable(url):
@@ -39,7 +40,10 @@ def reachable(url):
 
 
 def torch_source():
-    "On Linux without an NVIDIA GPU, PyTorch's CPU wheels spare several GB; where they can't be had, the default ones work too."
+    """Where to look for PyTorch: on Linux without an NVIDIA GPU its CPU wheels spare several GB.
+
+    Where they can't be had, the default ones work too.
+    """
     if platform.system() == "Linux" and not shutil.which("nvidia-smi") and reachable(CPU_WHEELS):
         return ["--extra-index-url", CPU_WHEELS]
     return []

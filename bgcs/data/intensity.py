@@ -5,8 +5,8 @@
 # %% ../../nbs/data/02_intensity.ipynb #df0de33d
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 import numpy as np
 import torch
