@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -84,7 +84,7 @@ def loader_of(
     data: torch.utils.data.Dataset,  # gives a dict for what a dealer deals
     deal: Callable,  # `(number, rank, world)` to what `data` takes
     per_epoch: int,  # batches in an epoch
-    model: "Trainable",  # that will learn from it
+    model,  # the `Trainable` that will learn from it
 ) -> torch.utils.data.DataLoader:
     "A loader of numbered batches."
     sampler, own = _NumberedBatches(deal, per_epoch, model), torch.Generator()  # else it draws from the common generator
