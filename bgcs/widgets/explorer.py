@@ -313,6 +313,7 @@ class _Working(_Listening):
         if isinstance(error, _Stopped):
             self._showing &= self._plane.objects is not None
             self._say(f"{what}: stopped.")
+        elif isinstance(error, ModuleNotFoundError): self._say(str(error), wrong=True)
         else:
             message = _with_kind(error)
             self._say(f"{what}: {message}", wrong=True)
