@@ -1,27 +1,23 @@
-"""The explorer without a browser: selections, edits, what is said; planes, pictures, files, bad input."""
+"""The explorer without a browser: what the page sends, UMAP, object images, what is said; bad input."""
 import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 from sklearn.exceptions import NotFittedError
+from stripes import KINDS, agrees, fitted, images
 
-from bgcs.backgrounds.cluster import BackgroundClusterer, Edits, _image_names
+from bgcs.backgrounds.cluster import BackgroundClusterer, Edits
 from bgcs.data.files import read_image
 from bgcs.data.images import from_arrays
 from bgcs.data.stores import clear_cache
-from bgcs.widgets import explorer as module
-from bgcs.widgets.explorer import ClusterEditor, ClusterExplorer, umap_plane
-
-KINDS = 3
+from bgcs.widgets.explorer import ClusterExplorer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,28 +27,8 @@ def cache(tmp_path_factory):
         yield
 
 
-def images(n_objects=60, n_backgrounds=90, channels=1, size=16, seed=0, **columns):
-    "Stripes, dots and noise, every third one each; object images have a bright square in the middle."
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
-    n = n_objects + n_backgrounds
-    kinds = np.stack([(x // 2 % 2), ((x % 4 == 0) & (y % 4 == 0)), (x + y) // 3 % 2]).astype(float)
-    pixels = kinds[np.arange(n) % KINDS][:, None] * 0.5 + 0.3 * rng.random((n, channels, size, size))
-    pixels[:n_objects, :, 6:10, 6:10] = 1
-    pixels = (pixels * 0.99).astype(np.float32)
-    return from_arrays(pixels[:n_objects], pixels[n_objects:], channel_axis=1, **columns)
-
-
 @pytest.fixture(scope="module")
 def data(): return images()
-
-
-def fitted(data, k=KINDS + 1, **settings):
-    return BackgroundClusterer(k, encoder="pca", progress=False, **settings).fit(data)
-
-
-@pytest.fixture
-def editor(data): return ClusterEditor(fitted(data), data)
 
 
 @pytest.fixture
@@ -86,130 +62,6 @@ def selected_on_page(explorer, points):
     explorer.view._handle_msg({"content": {"data": update}, "buffers": [buffer]})
 
 
-# ---- edits ---------------------------------------------------------------------------------------
-
-def agrees(editor):
-    "The editor's clusters are those that the clusterer gives these images."
-    predicted = editor.clusterer.predict(editor.data).numpy()[editor.points.numbers]
-    assert (editor.clusters == predicted).all()
-
-
-def some_edit(editor, draw):
-    "An edit that is possible now."
-    there = editor.edits.clusters
-    editor.select(draw(st.lists(st.sampled_from(editor.points.numbers.tolist()), min_size=1, max_size=30)))
-    actions = {
-        "rename": lambda: editor.rename("new", draw(st.sampled_from(there))),
-        "move": lambda: editor.move(draw(st.sampled_from([*there, -1]))),
-        "drop": lambda: editor.drop(there[-1]),
-        "merge": lambda: editor.merge(*draw(st.permutations(there))[:2]),
-        "split_off": editor.split_off,
-        "split": lambda: editor.split(there[0]),
-    }
-    possible = [name for name in actions if len(there) > 1 or name not in ("merge", "drop")]
-    try: actions[draw(st.sampled_from(possible))]()
-    except ValueError as error:  # too small to be split
-        assert any(word in str(error) for word in ("too few", "select", "no background-only")), error
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.data())
-def test_edits_can_all_be_undone_and_made_again(drawn):
-    editor = ClusterEditor(SHARED[0], SHARED[1])
-    editor.edits = Edits(KINDS + 1)
-    learned, names = editor.clusters.copy(), editor.edits.names
-    for _ in range(drawn.draw(st.integers(1, 6))): some_edit(editor, drawn.draw)
-    agrees(editor)
-    after, steps = editor.clusters.copy(), editor.edits.steps
-    for _ in steps: editor.undo()
-    assert (editor.clusters == learned).all() and editor.edits.names == names
-    with pytest.raises(ValueError, match="no edit to undo"): editor.undo()
-    for _ in steps: editor.redo()
-    assert (editor.clusters == after).all() and editor.edits.steps == steps
-    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
-
-
-SHARED = (fitted(images()), images())
-
-
-def test_a_new_edit_forgets_what_was_undone(editor):
-    editor.merge(0, 1)
-    editor.undo()
-    editor.rename("sand", 2)
-    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
-
-
-def test_edits_made_elsewhere_are_seen(editor):
-    editor.merge(0, 1)
-    editor.undo()
-    editor.clusterer.split_cluster(2)
-    with pytest.raises(ValueError, match="no edit to make again"): editor.redo()
-    agrees(editor)
-
-
-def test_splitting_off_finds_what_was_selected(editor):
-    whole = editor.clusterer.edits_.clusters
-    editor.merge(*whole)
-    kind = np.arange(90) % KINDS
-    editor.select(60 + np.flatnonzero(kind == 1)[:20])
-    editor.split_off()
-    new = max(editor.edits.clusters)
-    assert ((editor.clusters == new) == (kind == 1)).mean() > 0.95  # all of the kind, selected or not
-    agrees(editor)
-
-
-@pytest.mark.parametrize("text, act", [
-    ("at least two", lambda editor: editor.merge(0)),
-    ("there is no cluster 9; there are 0, 1, 2, 3", lambda editor: editor.merge(0, 9)),
-    ("images of 0 clusters", lambda editor: editor.split()),
-    ("no image is selected", lambda editor: editor.move(0)),
-    ("no cluster to drop", lambda editor: editor.drop()),
-    ("the new name is empty", lambda editor: editor.rename(" ", 0)),
-    ("there is no cluster 8; there are 0, 1, 2, 3", lambda editor: editor.select_cluster(8)),
-    ("expected one of 'replace', 'add', 'remove'", lambda editor: editor.select([60], "more")),
-    ("for 9 clusters, and the clusterer learned 4", lambda editor: setattr(editor, "edits", Edits(9))),
-])
-def test_refusals_say_what_to_do(editor, text, act):
-    with pytest.raises(ValueError, match=text): act(editor)
-    assert editor.edits == Edits(4)
-
-
-def test_splitting_off_needs_some_background_only_images_but_not_all(editor, data, explore):
-    editor.select_cluster(0)
-    n = len(editor.selection)
-    with pytest.raises(ValueError, match=f"{n} background-only images of cluster 0 are selected and 0 are not"):
-        editor.split_off()
-    explorer = explore(fitted(data), data)
-    explorer.show_objects()
-    explorer.wait()
-    explorer.select(explorer.points.numbers[(explorer.clusters == 0) & explorer.points.presence])
-    with pytest.raises(ValueError, match="no background-only image is selected"): explorer.split_off()
-
-
-@pytest.mark.parametrize("step, words", [
-    ({"edit": "rename", "cluster": 1, "name": "sand"}, "rename 1 to sand"),
-    ({"edit": "drop", "cluster": 1}, "drop 1"),
-    ({"edit": "split", "cluster": 1, "parts": [1, 4]}, "split 1 into 1, 4"),
-    ({"edit": "move", "images": ["a", "b"], "to": 3}, "move 2 images to 3"),
-])
-def test_edits_in_words(step, words): assert module._described(step) == words
-
-
-def test_selection(editor):
-    editor.select([60, 70, 61])
-    assert editor.selection.tolist() == [60, 61, 70]
-    editor.select([62], "add"); editor.select([60], "remove")
-    assert editor.selection.tolist() == [61, 62, 70] and len(editor.data[editor.selection]) == 3
-    editor.select(~editor.data.presence.numpy())
-    assert len(editor.selection) == 90
-    editor.select_cluster(1, 2)
-    assert editor.touched == [1, 2]
-    editor.clear()
-    assert not len(editor.selection) and editor.touched == []
-    missing = r"1 of these 2 images are not shown, the first is 3; .*show_objects\(\)"
-    with pytest.raises(ValueError, match=missing): editor.select([60, 3])
-
-
 # ---- object images -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("assign", ["patch", "nearest"])
@@ -226,6 +78,13 @@ def test_object_images_have_the_clusters_that_training_gives_them(assign, min_co
     assert (explorer.clusters[np.isin(explorer.points.numbers, [0, 1, 70])][:1] == 3).all()
     explorer.show_objects(False)
     assert explorer.selection.tolist() == [70] and len(explorer.view.codes) == 2 * 90
+
+
+def test_splitting_off_needs_background_only_images(explorer):
+    explorer.show_objects()
+    explorer.wait()
+    explorer.select(explorer.points.numbers[(explorer.clusters == 0) & explorer.points.presence])
+    with pytest.raises(ValueError, match="no background-only image is selected"): explorer.split_off()
 
 
 def test_the_truth_is_not_looked_at(explore):
@@ -345,26 +204,16 @@ def test_a_failure_of_umap_is_shown(data, explore):
     assert explorer.view.panel["wrong"] and "NaN" in says(explorer) and np.isfinite(explorer.xy).all()
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no array", None], ids=["empty", "not an array", "cut off"])
-def test_a_spoilt_plane_in_the_cache_is_not_used(spoilt, tmp_path, monkeypatch):
-    made = []
+def test_without_umap_principal_components_stay(data, monkeypatch, explore):
+    def absent(package): raise metadata.PackageNotFoundError(package)
 
-    def umap(points, settings, progress):  # the true one takes seconds
-        made.append(settings)
-        return points[:, :2] * 2
-
-    monkeypatch.setattr(module, "_umap_apart", umap)
-    points = np.random.default_rng(0).random((30, 5), dtype=np.float32)
-    plane = umap_plane(points, folder=tmp_path)
-    assert np.array_equal(umap_plane(points, folder=tmp_path), plane) and len(made) == 1
-    kept, = tmp_path.iterdir()
-    kept.write_bytes(kept.read_bytes()[:200] if spoilt is None else spoilt)
-    assert np.array_equal(umap_plane(points, folder=tmp_path), plane) and len(made) == 2
-
-
-def test_principal_components_of_few_dimensions():
-    assert module.principal_components(np.ones((1, 20))).shape == (1, 20)
-    assert module.principal_components(np.ones((3, 1))).shape == (3, 2)
+    monkeypatch.setattr(metadata, "version", absent)
+    explorer = explore(fitted(data), data)
+    missing = "UMAP is not installed: pip install 'bgcs[notebook]'"
+    with pytest.raises(RuntimeError) as caught: explorer.wait()
+    assert str(caught.value) == says(explorer) == missing and explorer.view.panel["wrong"] and not explorer.view.busy
+    explorer.merge(0, 1)
+    assert "laid out by principal components" in says(explorer)
 
 
 def cpu():
@@ -488,39 +337,6 @@ def test_columns(data, explore):
     assert explorer.view.legend["entries"][-1]["label"] == "13 others"
     known = "did you mean 'depth'.*'cluster', 'confidence', 'kind', 'depth', 'site'"
     with pytest.raises(ValueError, match=known): explorer.color_by("deep")
-
-
-def test_colours_of_odd_columns():
-    scale = module._colour_column(np.r_[np.linspace(2, 4, 99), np.nan], "depth")
-    assert scale.codes[[0, 98, 99]].tolist() == [0, 254, 255] and len(scale.legend["colours"]) == 255
-    assert (scale.legend["low"], scale.legend["high"]) == ("2", "4")
-    assert module._colour_column([True, False, None], "b").keys == ["False", "True", "no value"]
-    assert module._colour_column(pd.array([1, None], "Int64"), "i").keys == ["1", "no value"]
-    assert module._colour_numbers([np.nan] * 3, "x").codes.tolist() == [255] * 3
-    many = module._colour_column([f"site {i % 100}" for i in range(1000)] + ["site 7"] * 5, "source").legend["entries"]
-    assert len({(entry["colour"], entry["shape"]) for entry in many}) == 48
-    assert sum(entry["count"] for entry in many) == 1005
-
-
-def test_points_of_a_set_in_another_order(data):
-    clusterer = fitted(data)
-    shuffled = data[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
-    points = module._background_points(clusterer, shuffled, progress=False)
-    assert points.embeddings is not clusterer.embeddings_
-    assert torch.allclose(points.embeddings, clusterer.embed(shuffled.backgrounds.images), atol=1e-5)
-    both = module._background_points(clusterer, data) + module._object_points(clusterer, data)
-    assert (both.names == [*_image_names(data.backgrounds), *_image_names(data.objects)]).all()
-    few = module._background_points(clusterer, data, most=40)
-    assert len(few) == 40 and (np.diff(few.numbers) > 0).all()
-
-
-def test_export_overwrites_no_folder(explorer, tmp_path):
-    with pytest.raises(ValueError, match="no image is selected"): explorer.export(tmp_path / "none")
-    explorer.select([60, 61])
-    folder = explorer.export(tmp_path / "two")
-    table = pd.read_csv(folder / "images.csv")
-    assert table.number.tolist() == [60, 61] and all(Image.open(folder / name).size == (16, 16) for name in table.file)
-    with pytest.raises(ValueError, match="not empty; name another folder"): explorer.export(folder)
 
 
 def test_saved_edits_hold_wherever_the_clusterer_is_loaded(explorer, tmp_path, data, explore):

@@ -263,7 +263,7 @@ def _plot_clustering(
 
 def _plane(clusterer, most=2000):
     "A picture of the plane of some embeddings, spread evenly."
-    from bgcs.widgets.explorer import plot_plane, principal_components, umap_plane
+    from bgcs.widgets.plane import plot_plane, principal_components, umap_plane
     labels = clusterer.labels_
     some = torch.linspace(0, len(labels) - 1, min(most, len(labels))).long()
     plane = umap_plane(principal_components(clusterer.embeddings_[some]), clusterer.random_state)

@@ -5,12 +5,12 @@
 # %% ../../nbs/widgets/00_shared.ipynb #47cccd2f
 from __future__ import annotations
 
-import io
 from importlib import resources
 
 import numpy as np
 import torch
-from PIL import Image
+
+from ..masks.evaluate import png_bytes
 
 # %% auto #0
 __all__ = ['picture_grid', 'png', 'picture_png']
@@ -43,14 +43,8 @@ def _pixels(image):
 def png(
     picture,  # `(height, width, 3)` uint8, a PIL image, or a matplotlib figure
 ) -> bytes:
-    "A picture as the bytes of a PNG file."
-    out = io.BytesIO()
-    if hasattr(picture, "savefig"):
-        picture.savefig(out, format="png", dpi=80)
-        return out.getvalue()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(out, format="PNG")
-    return out.getvalue()
+    "A picture as the bytes of a PNG file; a figure with 80 pixels an inch."
+    return png_bytes(picture, dpi=80)
 
 # %% ../../nbs/widgets/00_shared.ipynb #5ee7a002
 def picture_png(
@@ -62,7 +56,7 @@ def picture_png(
     colours = picture_grid(rows, zoom, gap)
     black = [[torch.zeros(1, *image.shape[1:]) for image in row] for row in rows]
     between = picture_grid(black, zoom, gap)[..., :1]  # white where there is no image
-    return png(np.dstack([colours, 255 - between]))
+    return png_bytes(np.dstack([colours, 255 - between]))
 
 # %% ../../nbs/widgets/00_shared.ipynb #9be1f3a5
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
