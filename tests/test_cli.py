@@ -256,7 +256,7 @@ def test_sweep(tmp_path, capsys):
 def test_a_sweep_without_optuna_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, err = typed(capsys, "sweep", *CHOOSING, "schedule.lr=1e-3..1e-1", "--folder", tmp_path / "sweep")
-    assert code == 2 and "pip install bgcs[sweep]" in err
+    assert code == 2 and "pip install 'bgcs[sweep]'" in err
 
 
 @pytest.mark.parametrize("command", _COMMANDS)

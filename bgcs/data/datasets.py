@@ -773,7 +773,7 @@ class _WindowStore(FileStore):
 # %% ../../nbs/data/10_datasets.ipynb #b75327cb
 def _numbered(file: Path) -> dict[str, str]:
     "A file of lines of a number and a word, as words by their numbers."
-    rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     bad = [" ".join(row) for row in rows if len(row) != 2]
     if bad or not rows:
         raise ImageSetError(f"{file} has {len(bad)} lines that are not a number and a word:\n" + listing(bad))

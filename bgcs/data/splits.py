@@ -125,7 +125,8 @@ class Splits:
     ) -> Path:
         "Store which image went where, so that the same split can be had again."
         path = Path(path)
-        path.write_text(json.dumps({"format": _FORMAT, "parts": self.part.tolist(), "names": _labels_of(self)}))
+        content = {"format": _FORMAT, "parts": self.part.tolist(), "names": _labels_of(self)}
+        path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
     @classmethod
@@ -134,7 +135,7 @@ class Splits:
         data: ImageSet,  # the set that was split
     ) -> Splits:
         "The stored split of the same set; an error says where the set differs."
-        try: stored = json.loads(Path(path).read_text())
+        try: stored = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error: raise ValueError(f"{path} is not JSON: {error}") from None
         if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
             raise ValueError(f"{path} holds no splits of format {_FORMAT!r}")

@@ -207,8 +207,10 @@ def _birds(root, rng):
         Image.fromarray(mask).save(mask_path)
     unlisted = (top / "images" / names[0]).with_name("Black_footed_Albatross_0001_11_rgb.jpg")
     Image.new("RGB", (20, 20), "red").save(unlisted)
-    (top / "images.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
-    (top / "train_test_split.txt").write_text("".join(f"{i} {i % 2}\n" for i in range(1, len(names) + 1)))
+    numbered = "".join(f"{i} {name}\n" for i, name in enumerate(names, 1))
+    parts = "".join(f"{i} {i % 2}\n" for i in range(1, len(names) + 1))
+    (top / "images.txt").write_text(numbered, encoding="utf-8")
+    (top / "train_test_split.txt").write_text(parts, encoding="utf-8")
 
 # %% ../../nbs/data/09_standins.ipynb #1d150642
 _WRITERS = {"mnist": _mnist, "fashion": _fashion, "textures": _textures, "dsprites": _dsprites, "sassed": _sassed,

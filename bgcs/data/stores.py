@@ -576,7 +576,7 @@ class Packed:
 def _open_cache(folder, stores):
     "The cache in a folder; None where it is absent, or damaged, which is mended by building it anew."
     try:
-        index = json.loads((folder / "index.json").read_text())
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if index["format"] != _FORMAT: return None
         packed = {name: PackedStore(folder / f"{name}.npy") for name in stores}
         return Packed(packed, np.load(folder / "kept.npy", allow_pickle=False), index["skipped"])
@@ -590,7 +590,7 @@ def _write_cache(folder, stores, on_bad, progress, check):
     finally:
         for writer in writers.values(): writer.close()
     np.save(folder / "kept.npy", kept)
-    (folder / "index.json").write_text(json.dumps({"format": _FORMAT, "skipped": skipped}))
+    (folder / "index.json").write_text(json.dumps({"format": _FORMAT, "skipped": skipped}), encoding="utf-8")
 
 # %% ../../nbs/data/03_stores.ipynb #9ff7a6d5
 def _check_space(folder, stores):

@@ -416,7 +416,7 @@ def _check_out(out, root):
 def _check_same(out, settings):
     "Refuse to go on with predictions of another model or other settings."
     stamp = out / "settings.json"
-    try: stored = dict(json.loads(stamp.read_text()))
+    try: stored = dict(json.loads(stamp.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         problem = f"{stamp} is damaged, so nobody can tell what these predictions are of"
         raise ValueError(f"{problem}; choose a new folder") from None
@@ -454,14 +454,14 @@ class _Journal:
     "What is done: a line of JSON for each image. One cut short by a crash is forgotten, and its image predicted again."
     def __init__(self, path):
         self.path, self.entries = path, {}
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try: entry = json.loads(line)
             except ValueError: continue
             self.entries[entry["file"]] = entry
         replace_file(path, "".join(json.dumps(entry) + "\n" for entry in self.entries.values()).encode())
 
     def add(self, entry):
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -178,7 +178,7 @@ def _presets(options):
 def _notebook(options):
     "Run a notebook."
     try: from bgcs.runs.notebooks import run_in_new_folder
-    except ModuleNotFoundError as error: raise ModuleNotFoundError(f"{error}: pip install bgcs[notebook]") from None
+    except ModuleNotFoundError as error: raise ModuleNotFoundError(f"{error}: pip install 'bgcs[notebook]'") from None
     run_in_new_folder(options.notebook, options.runs)
     return 0
 

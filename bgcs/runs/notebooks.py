@@ -127,7 +127,7 @@ def run_in_new_folder(
         raise RuntimeError(f"{what}\nThe notebook stopped there; what it did so far is in {executed}") from None
     print(f"\nDone in {time.monotonic() - start:.0f} s. Results:")
     for file in _results(folder): print(f"  {file}")
-    if metrics.is_file(): print(f"\n{metrics.read_text().strip()}")
+    if metrics.is_file(): print("\n" + metrics.read_text(encoding="utf-8").strip())
     jupyter = Path(sys.executable).parent / "jupyter"
     print(f"\nOpen the executed notebook in JupyterLab:\n  {jupyter} lab {executed}")
     return folder

@@ -68,7 +68,7 @@ class Run:
     def status(self) -> dict:
         "How far it came: 'state' (new, running, interrupted, failed or finished), 'stage', 'seconds' of each stage."
         path = self.folder / "status.json"
-        return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"state": "new"}
 
     @property
     def report(self) -> Path: "Its page."; return self.folder / "report.html"
@@ -139,7 +139,7 @@ def _lines_of(run):
     seconds = sum(status.get("seconds", {}).values())
     lines = [f"Run of {name}: {status['state']}, {seconds:.0f} s of work"]
     for file in (run.folder / "criteria.json", run.folder / "metrics.json"):
-        if file.is_file(): found |= json.loads(file.read_text())
+        if file.is_file(): found |= json.loads(file.read_text(encoding="utf-8"))
     called = {"score": "score {:.3f} without true masks", "iou": "IoU {:.3f}", "otsu_iou": "Otsu's threshold {:.3f}"}
     figures = [text.format(found[key]) for key, text in called.items() if key in found]
     if figures: lines.append(", ".join(figures))
@@ -259,7 +259,7 @@ def _plot_clustering(
     run.say(f"{len(names)} clusters (background-only + object images of each: {counts})")
     if (objects >= 0).any(): run.write("figures/clusters.png", plot_clusters(parts.train.objects.images, objects))
     try: run.write("figures/plane.png", _plane(clusterer))
-    except ModuleNotFoundError: run.say("no plane of the backgrounds is drawn: that needs pip install bgcs[notebook]")
+    except ModuleNotFoundError: run.say("no plane of the backgrounds is drawn: that needs pip install 'bgcs[notebook]'")
 
 def _plane(clusterer, most=2000):
     "A picture of the plane of some embeddings, spread evenly."
@@ -353,7 +353,7 @@ def _loggers(
             warnings.simplefilter("ignore")  # that the file is replaced
             table.experiment.metrics.extend(earlier)
         table.save()
-    shows = find_spec("tensorboardX") or find_spec("tensorboard")  # pip install bgcs[logging]
+    shows = find_spec("tensorboardX") or find_spec("tensorboard")
     return [table, TensorBoardLogger(folder, "logs", "")] if shows else [table]
 
 def _logged(path):
@@ -375,6 +375,8 @@ def _train(
     s, schedule = run.settings, run.settings.schedule
     segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
                           average=schedule.average, objective=s.objective, random_state=s.seed)
+    loggers = _loggers(run.folder, schedule.save_every)
+    if len(loggers) == 1: run.say("no log for TensorBoard: that needs pip install 'bgcs[logging]'")
     watching = [_Watch(run, parts.test.objects).callback()]
     if s.clusters.assign == "mask":
         from bgcs.masks.refresh import RefreshClusters
@@ -384,7 +386,7 @@ def _train(
         schedule.rounds, batches=schedule.batches, clusterer=clusterer,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
-        logger=_loggers(run.folder, schedule.save_every), **asdict(s.trainer))
+        logger=loggers, **asdict(s.trainer))
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
 def _write_training(

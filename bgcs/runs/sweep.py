@@ -107,7 +107,7 @@ def _check_one_device(trainer):
 def _optuna():
     try: import optuna
     except ImportError:
-        raise ModuleNotFoundError("a sweep needs Optuna, which is not installed: pip install bgcs[sweep]") from None
+        raise ModuleNotFoundError("a sweep needs Optuna, which is not installed: pip install 'bgcs[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -117,7 +117,7 @@ def _study(folder, fixed, space, seed):
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in fixed.items()}
     ranges = {key: str(span) for key, span in space.items()}
     description = yaml.safe_dump({"seed": seed, "settings": settings, "ranges": ranges})
-    if path.is_file() and path.read_text() != description:
+    if path.is_file() and path.read_text(encoding="utf-8") != description:
         advice = "Choose another folder, or the same settings and ranges to go on with it"
         raise ValueError(f"{folder} holds another sweep, see {path}. {advice}")
     if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
