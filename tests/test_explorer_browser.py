@@ -86,15 +86,23 @@ def run_cell(page, i):
 def state(page):
     "What Python knows: a cell writes it to a file."
     (page.folder / "state.json").unlink(missing_ok=True)
-    run_cell(page, 2)
+    for _ in range(20):  # a click on a busy page may be lost; the cell can be run again
+        run_cell(page, 2)
+        if appears(page, "state.json", 20): break
     known = read_json(page, "state.json")
     return {name: np.array(value) if isinstance(value, list) else value for name, value in known.items()}
 
 
-def read_json(page, name):
-    for _ in range(3000):
-        if (page.folder / name).exists(): break
+def appears(page, name, seconds):
+    "Whether a file is there after at most so long."
+    for _ in range(10 * seconds):
+        if (page.folder / name).exists(): return True
         page.wait_for_timeout(100)
+    return False
+
+
+def read_json(page, name):
+    assert appears(page, name, 300), f"{name} was not written"
     return json.loads((page.folder / name).read_text())
 
 

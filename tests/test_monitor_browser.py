@@ -17,7 +17,7 @@ data, watched = digits_on_textures("train", n=300), digits_on_textures("test", n
 TrainingMonitor()""",
 """monitor = TrainingMonitor(watched, folder="watched")
 segmenter = Segmenter(base_width=8, depth=2, schedule="constant")
-endless = dict(steps=600_000, rounds=20_000, batches=Batches(per_cluster=4, n_real=32))  # 30 steps a round
+endless = dict(steps=30_000, rounds=1_000, batches=Batches(per_cluster=4, n_real=32))  # 30 steps a round
 monitor.fit(segmenter, data, data.background_class, **endless)
 print("the kernel is free")""",
 "monitor",

@@ -314,7 +314,7 @@ class _Watch:
     def end_round(self, trainer, module):
         if not trainer.is_global_zero: return
         for logger in trainer.loggers: logger.save()  # a checkpoint follows
-        segmenter, n = getattr(module, "model", module), trainer.current_epoch + 1
+        segmenter, n = module.model, trainer.current_epoch + 1
         self.run.write(f"figures/training/masks_{n:03}.png", _grid(self.rows(segmenter)))
         seconds = time.monotonic() - self.start
         spent = round(self.earlier.get("training", 0) + seconds, 1)

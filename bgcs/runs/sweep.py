@@ -161,7 +161,7 @@ class _Pruning:
         return LambdaCallback(on_train_epoch_end=self.end_round)
 
     def end_round(self, trainer, module):
-        segmenter = getattr(module, "model", module)
+        segmenter = module.model
         if not segmenter.history_: return
         self.trial.report(segmenter.history_[-1]["score"], trainer.current_epoch)
         midway = segmenter.trained_share >= self.after and trainer.global_step < trainer.max_steps

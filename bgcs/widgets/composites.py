@@ -437,6 +437,11 @@ class _Skin(_Pictures):
     def _ipython_display_(self): display(self.view)
 
 # %% ../../nbs/widgets/04_composites.ipynb #f2ed5423
+def _another_cluster(composites, number=0):
+    "A target cluster that is not the object's own, where there is one."
+    own = int(composites.object_clusters[number])
+    return next((k for k in composites.targets if k != own), composites.targets[0])
+
 class CompositeViewer(_Skin):
     "Composites to look at, beside real images; and a blind test of the eye."
     def __init__(self,
@@ -448,7 +453,8 @@ class CompositeViewer(_Skin):
     ):
         composites, (low, high) = _Composites(masks, data, clusterer), _RANGES["threshold"]
         threshold = min(max(float(getattr(masks, "threshold_", 0.5)), low), high)
-        settings, zoom = _Settings(target=composites.targets[0], threshold=threshold), round(size / max(data.shape[1:]))
+        settings = _Settings(target=_another_cluster(composites), threshold=threshold)
+        zoom = round(size / max(data.shape[1:]))
         super().__init__(composites, settings, columns, max(1, zoom))
         self.test: BlindTest | None = None  # once it was asked for
         self._notes, targets = _notes(composites), [[k, f"cluster {name}"] for k, name in composites.names.items()]
