@@ -53,7 +53,7 @@ large
 def page(lab, browser):
     page = open_notebook(lab, browser, "explorer", [SMALL, AGAIN, STATE, LARGE], (1366, 768))
     page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("pageerror", lambda error: page.errors.append(f"{error}\n{error.stack}"))
     page.folder = lab[2]
     run_cell(page, 0)
     page.locator(".bgcs-explorer canvas").first.wait_for()
@@ -444,4 +444,20 @@ def test_a_restarted_kernel_leaves_a_view_that_says_so(page):
     view.get_by_text("No kernel stands behind this view").wait_for()
     view.scroll_into_view_if_needed()
     shot(page, "explorer_stale")
-    assert not page.errors
+    assert not errors_of_views(page)
+    page.evaluate(THROWS)  # so that an error would have been seen
+    page.wait_for_timeout(1000)
+    assert len(errors_of_views(page)) == 1
+
+
+THROWS = """
+() => {
+  const script = new Blob(["setTimeout(() => { throw new Error('on purpose'); });"], { type: "text/javascript" });
+  import(URL.createObjectURL(script));
+}
+"""
+
+
+def errors_of_views(page):
+    "Errors from scripts that were loaded from a blob, as those of views are; JupyterLab has errors of its own."
+    return [error for error in page.errors if "blob:" in error]
