@@ -1,4 +1,6 @@
 """Training of any length ends well, keeps the best it had, and goes back to mosaics where composites make masks worse."""
+import subprocess
+import sys
 import warnings
 
 import lightning as L
@@ -152,3 +154,35 @@ def test_compiled(data):
                        for choice in (False, True))
     assert (plain.predict(data.objects) - compiled.predict(data.objects)).abs().max() < 0.01
     assert compiled._compiled is None
+
+
+PAGES = """
+import torch
+from pathlib import Path
+from bgcs.training.learner import kept_memory
+
+def faults(): return int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[7])
+
+def pages(n=6):
+    torch.ones(2**24)
+    before = faults()
+    for _ in range(n): torch.ones(2**24)
+    return faults() - before
+
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1])
+
+usual = pages()
+with kept_memory():
+    with kept_memory(): pages()  # the heap grows to its size
+    kept, held = pages(), resident()
+print(usual, kept, held - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are counted as Linux counts them")
+def test_memory_stays_while_it_is_kept():
+    "In a process of its own, whose heap nothing else has used."
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    usual, kept, given_back = map(int, done.stdout.split())
+    if usual < 1000: pytest.skip("this C library keeps memory anyway")
+    assert kept * 4 < usual and given_back > 8000, (usual, kept, given_back)  # pages; one tensor has 16,384
