@@ -40,7 +40,15 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "posix: needs signals and processes as Linux and macOS have them")
 
 
+# Files that take longest, which two workers begin with, so that neither waits for the other at the end.
+LONGEST = (
+    "test_ranks", "test_monitor", "test_cli", "test_survival", "test_explorer", "test_training", "test_jupyterlab",
+    "test_install", "test_predict", "test_divergence", "test_encoders", "test_clusters", "test_docs",
+)
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     asked = "slow" in config.getoption("-m")
     for item in items:
         if "slow" in item.keywords and not asked: item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))

@@ -67,12 +67,12 @@ from bgcs.training.checkpoints import _Checkpoints
 
 torch.set_num_threads(1)
 folder, places, kills = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-data = digits_on_textures(n=150, image_size=24)
+data = digits_on_textures(n=100, image_size=24)
 
 def train(folder, callbacks=()):
     segmenter = Segmenter(base_width=8, depth=2, objective=Objective(n_projections=16, patch_places=4))
     return segmenter.fit(
-        data, data.background_class, 90, 9, batches=Batches(3, 10), held_out=0.4, save_every=2, folder=folder,
+        data, data.background_class, 90, 3, batches=Batches(3, 10), held_out=0.4, save_every=2, folder=folder,
         callbacks=callbacks, progress=False, accelerator="cpu",
     )
 
