@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot, slowness
 
-pytestmark = [needs_browser, pytest.mark.alone]
+pytestmark = needs_browser
 
 SMALL = """
 import json, time
@@ -386,6 +386,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.alone
 def test_50_000_points_keep_up_with_the_hand(page):
     run_cell(page, 3)
     page.locator(".jp-Cell").nth(3).locator(".bgcs-explorer canvas").wait_for()
