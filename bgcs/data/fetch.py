@@ -73,6 +73,19 @@ class _ResumingDownload:
             for chunk in answer.iter_content(1 << 16): bar.update(file.write(chunk))
 
 # %% ../../nbs/data/08_fetch.ipynb #bca74e53
+def _extract(tar, folder):
+    "Files and folders of a tar file; nothing is written elsewhere, and nothing else is made."
+    import tarfile
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+        return
+    members = tar.getmembers()  # Python before 3.10.12 and 3.11.4 has no filter
+    for member in members:
+        inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if inside and (member.isfile() or member.isdir()): continue
+        raise tarfile.TarError(f"{member.name!r} is no plain file or folder inside of the archive's own")
+    tar.extractall(folder, members)
+
 def _unpack(
     archive: Path,  # a tar file, packed or not
     root: Path,  # where to unpack it
@@ -83,7 +96,7 @@ def _unpack(
     import tarfile
     aside = root / f"{folder}.unpacking"
     shutil.rmtree(aside, ignore_errors=True)
-    with tarfile.open(archive) as tar: tar.extractall(aside, filter="data")
+    with tarfile.open(archive) as tar: _extract(tar, aside)
     os.replace(aside / folder, root / folder)
     shutil.rmtree(aside)
     return root / folder
