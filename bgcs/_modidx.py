@@ -2387,5 +2387,4 @@ d = { 'settings': { 'branch': 'main',
             'bgcs.widgets.shared': { 'bgcs.widgets.shared._pixels': ('widgets/shared.html#_pixels', 'bgcs/widgets/shared.py'),
                                      'bgcs.widgets.shared.asset': ('widgets/shared.html#asset', 'bgcs/widgets/shared.py'),
                                      'bgcs.widgets.shared.picture_grid': ('widgets/shared.html#picture_grid', 'bgcs/widgets/shared.py'),
-                                     'bgcs.widgets.shared.picture_png': ('widgets/shared.html#picture_png', 'bgcs/widgets/shared.py'),
-                                     'bgcs.widgets.shared.png': ('widgets/shared.html#png', 'bgcs/widgets/shared.py')}}}
+                                     'bgcs.widgets.shared.picture_png': ('widgets/shared.html#picture_png', 'bgcs/widgets/shared.py')}}}

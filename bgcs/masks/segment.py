@@ -310,9 +310,6 @@ def _card_lines(card):
 # %% ../../nbs/masks/02_segment.ipynb #82c4c60b
 class _Fitting(_Rounds):
     "What `fit` does before and after training."
-    clusterer_ = None
-    threshold_ = 0.5
-
     def _take_channels(self, channels):
         if self.net is None: self._build(channels)
         own = self.settings["channels"]
@@ -402,8 +399,6 @@ _FLIPS = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both"
 
 class _Predicts(_MaskNetwork):
     "Has `predict`."
-    normalization_: Normalization | None = None
-
     @torch.no_grad()
     def predict(self,
         images: torch.Tensor | ImageSet,  # `(n, c, h, w)` in [0, 1], of any size, or an image set

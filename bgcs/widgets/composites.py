@@ -23,8 +23,9 @@ from ..objective.batches import _check_clusters
 from ..objective.blend import composite, composite_grid, harden
 from ..objective.divergence import make_divergence
 from ..masks.criteria import predict_masks
+from ..masks.evaluate import png_bytes
 from ..masks.segment import Segmenter
-from .shared import asset, picture_grid, picture_png, png
+from .shared import asset, picture_grid, picture_png
 
 # %% auto #0
 __all__ = ['BlindTest', 'CompositeViewer']
@@ -509,6 +510,6 @@ class CompositeViewer(_Skin):
         if s.mode == "test": return self._say_test("Nothing is saved while a question is asked.")
         name = f"grid_draw{s.draw}.png" if s.mode == "grid" else f"object{s.object}_cluster{s.target}_draw{s.draw}.png"
         path = Path(name if path is None else path)
-        replace_file(path, png(self.picture()))
+        replace_file(path, png_bytes(self.picture()))
         self._say(f"Saved as {path.name}.")
         return path

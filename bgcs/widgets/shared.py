@@ -13,7 +13,7 @@ import torch
 from ..masks.evaluate import png_bytes
 
 # %% auto #0
-__all__ = ['picture_grid', 'png', 'picture_png']
+__all__ = ['picture_grid', 'picture_png']
 
 # %% ../../nbs/widgets/00_shared.ipynb #adf04875
 def picture_grid(
@@ -38,13 +38,6 @@ def _pixels(image):
     image = torch.as_tensor(image).float()
     image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-# %% ../../nbs/widgets/00_shared.ipynb #6a7e92b4
-def png(
-    picture,  # `(height, width, 3)` uint8, a PIL image, or a matplotlib figure
-) -> bytes:
-    "A picture as the bytes of a PNG file; a figure with 80 pixels an inch."
-    return png_bytes(picture, dpi=80)
 
 # %% ../../nbs/widgets/00_shared.ipynb #5ee7a002
 def picture_png(
