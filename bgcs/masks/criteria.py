@@ -28,7 +28,7 @@ if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold', 'compare',
-           'plot_comparison', 'rank_agreement']
+           'plot_comparison', 'Verdict', 'rank_agreement']
 
 # %% ../../nbs/masks/01_criteria.ipynb #22b56ee5
 @torch.no_grad()
@@ -320,6 +320,15 @@ def _separation(
     scores = torch.cat([top_mean(object_masks, top), top_mean(background_masks, top)])
     return float(roc_auc_score([1] * n + [0] * m, scores.numpy()))
 
+# %% ../../nbs/masks/01_criteria.ipynb #4edb08d6
+def _sameness(
+    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], soft, of object images
+) -> float:  # in [0, 1]; 1 also where masks are even, since these are all alike
+    "Share of the masks' variance over images and pixels that their mean explains."
+    masks = masks.double()
+    whole, common = float(masks.var(correction=0)), float(masks.mean(0).var(correction=0))
+    return min(1.0, common / whole) if whole > 1e-9 else 1.0
+
 # %% ../../nbs/masks/01_criteria.ipynb #bc7f8522
 def _stability(
     masks: Iterable[torch.Tensor],  # at least two of `(n, 1, h, w)` in [0, 1]: masks of the same images by several models
@@ -332,8 +341,9 @@ def _stability(
 # %% ../../nbs/masks/01_criteria.ipynb #f0f06b30
 _LOWER_IS_BETTER = (
     "divergence", "relative_divergence", "two_sample_auc", "two_sample_excess",
-    "false_positive_mean", "false_positive_area", "removal_residual",
+    "false_positive_mean", "false_positive_area", "removal_residual", "sameness",
 )
+_NO_GOOD_SIDE = ("object_area",)  # nothing can be ranked by these
 
 _SCORED = ("paste_iou", "two_sample_auc")  # what the score is made of
 
@@ -395,8 +405,11 @@ _QUESTIONS = (  # criteria that are found together, and how
     (("paste_iou",), _ask_paste),
     (("removal_residual",), lambda at: {"removal_residual": at.asked(_removal_residual, at.held_out.same)}),
     (("separation",), lambda at: {"separation": _separation(at.exam.soft, at.exam.empty)}),
+    (("sameness",), lambda at: {"sameness": _sameness(at.exam.soft)}),
+    (("object_area",), lambda at: {"object_area": float(at.masks.mean())}),
 )
 _CRITERIA = ("score", *(name for names, _ in _QUESTIONS for name in names))
+_RANKED = tuple(name for name in _CRITERIA if name not in _NO_GOOD_SIDE)
 
 # %% ../../nbs/masks/01_criteria.ipynb #7aa385e0
 def _answers(exam, threshold, names=_CRITERIA):
@@ -459,7 +472,7 @@ def choose_threshold(
     import pandas as pd
     from tqdm.auto import tqdm
     thresholds = _check_thresholds(thresholds)
-    check_choice("by", by, _CRITERIA)
+    check_choice("by", by, _RANKED)
     exam = _Exam(model, held_out, batch_size)
     bar = tqdm(thresholds, desc="Thresholds", disable=not progress, delay=1, leave=False)
     rows = [_answers(exam, t, (by, "false_positive_area")) for t in bar]
@@ -500,8 +513,9 @@ def compare(
 
 # %% ../../nbs/masks/01_criteria.ipynb #214ce2a8
 def _oriented(table):
-    "The same table, in which more is better in every column."
-    return table * [-1 if name in _LOWER_IS_BETTER else 1 for name in table]
+    "The same table, in which more is better in every column; what has no good side is unknown."
+    signs = dict.fromkeys(_LOWER_IS_BETTER, -1) | dict.fromkeys(_NO_GOOD_SIDE, np.nan)
+    return table * [signs.get(name, 1) for name in table]
 
 def plot_comparison(
     table: "pd.DataFrame",  # as `compare` gives it
@@ -522,6 +536,87 @@ def plot_comparison(
     fig.tight_layout(pad=0.3)
     plt.close(fig)
     return fig
+
+# %% ../../nbs/masks/01_criteria.ipynb #d913b969
+_WORDS = ("usable", "doubtful", "failed")  # from good to bad
+
+@dataclass(frozen=True, eq=True)
+class Verdict:
+    "Whether masks can be used, as far as that is known without true ones."
+    word: str  # 'usable', 'doubtful' or 'failed'
+    reasons: tuple[str, ...] = ()  # each with what to do, the worst first; none where they are usable
+
+    def __post_init__(self): check_choice("word", self.word, _WORDS)
+
+    def __str__(self):
+        if not self.reasons: return self.word
+        why = "; ".join(self.reasons)
+        return f"{self.word}: {why}"
+
+    def to_dict(self) -> dict[str, object]:  # 'word', and 'reasons' as a list
+        "In plain values, for a file."
+        return {"word": self.word, "reasons": list(self.reasons)}
+
+    @classmethod
+    def from_dict(cls,
+        found: dict[str, object],  # as `to_dict` gives it
+    ) -> Verdict:
+        "From plain values."
+        reasons = found["reasons"]
+        if not isinstance(reasons, (list, tuple)) or not all(isinstance(reason, str) for reason in reasons):
+            raise ValueError(f"reasons={reasons!r}; expected a list of texts")
+        return cls(found["word"], tuple(reasons))
+
+def _verdict_in_words(verdict: Verdict | None) -> str:
+    "A verdict, or that there is none."
+    return "not judged: no images were held out" if verdict is None else str(verdict)
+
+# %% ../../nbs/masks/01_criteria.ipynb #9bc211e0
+_SAME = (
+    "masks are the same in every image whatever it shows: train again with another random_state, and see that object "
+    "and background-only images differ in nothing but the object"
+)
+_NOT_APART = (
+    "the highest part of a mask doesn't tell object images from others: check that the presence labels are right, use "
+    "more images, or larger ones"
+)
+_TOO_MUCH = (
+    "masks mark {value:.0%} of object images, more than half of them: check that background-only images show the same "
+    "backgrounds, or use images in which objects are smaller"
+)
+_NOTHING = "masks mark nothing: train longer, use more images, or set the objective's object_share to what objects take"
+_FALSE = (
+    "masks mark {value:.0%} of images without the object: check that it isn't in them, use more background-only "
+    "images, or a higher threshold"
+)
+
+_FAULTS = (  # criterion, when it is a fault, the word for that, and the reason with what to do
+    ("sameness", lambda share: share > 0.5, "failed", _SAME),
+    ("separation", lambda auc: auc < 0.6, "failed", _NOT_APART),
+    ("separation", lambda auc: auc < 0.75, "doubtful", _NOT_APART),
+    ("object_area", lambda share: share > 0.5, "doubtful", _TOO_MUCH),
+    ("object_area", lambda share: share < 0.001, "failed", _NOTHING),
+    ("false_positive_area", lambda share: share > 0.2, "doubtful", _FALSE),
+)
+
+def _verdict(
+    found: dict[str, float],  # criteria by name, as `criteria` gives them; those that are missing are passed over
+) -> Verdict:
+    "The verdict that criteria come to."
+    faults = {}
+    for name, holds, word, reason in _FAULTS:
+        if name in faults or name not in found or not holds(found[name]): continue
+        faults[name] = word, reason.format(value=found[name])
+    ordered = sorted(faults.values(), key=lambda fault: -_WORDS.index(fault[0]))
+    return Verdict(ordered[0][0] if ordered else _WORDS[0], tuple(reason for _, reason in ordered))
+
+def _judge(
+    model,  # see `predict_masks`
+    held_out: HeldOut,  # see `hold_out`
+    threshold: float = 0.5,  # at and above which a pixel counts as object
+) -> Verdict:
+    "The verdict on a model by held-out images; only what it rests on is computed."
+    return _verdict(criteria(model, held_out, threshold, dict.fromkeys(name for name, *_ in _FAULTS)))
 
 # %% ../../nbs/masks/01_criteria.ipynb #7661ef51
 def rank_agreement(
