@@ -9,7 +9,7 @@ import torch
 
 import bgcs.masks.segment
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.criteria import criteria, hold_out
+from bgcs.masks.criteria import _verdict, criteria, hold_out
 from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Batches
 from bgcs.objective.terms import Objective
@@ -58,6 +58,48 @@ def test_the_best_round_is_kept_and_judged_as_criteria_do(data):
     for net in (segmenter.averaged.module, segmenter.net): assert same(net.state_dict(), watch.weights[best])
     assert criteria(segmenter, held_out, names=("score",))["score"] == pytest.approx(scores[best])
     assert 0.2 <= segmenter.threshold_ <= 0.9
+
+
+class Striped(Segmenter):
+    "Its network gives the same stripes for every image, as one does that has collapsed."
+    def forward(self, images):
+        across = (torch.arange(images.shape[3]) // 4 % 2).float()
+        return across.expand(len(images), 1, *images.shape[2:]) + 0 * super().forward(images)
+
+
+class Told(L.Callback):
+    "Is told of the verdict when all is learnt."
+    def __init__(self): self.verdicts = []
+
+    def on_judged(self, segmenter): self.verdicts.append(segmenter.verdict_)
+
+
+def test_the_same_mask_in_every_image_has_failed(data, tmp_path):
+    told, settings = Told(), {"steps": 4, "rounds": 2, "held_out": 0.3} | SMALL
+    segmenter = make(Striped).fit(data, data.background_class, callbacks=[told, Watch()], **settings)
+    assert segmenter.verdict_.word == "failed" and told.verdicts == [segmenter.verdict_]
+    assert "same in every image" in segmenter.verdict_.reasons[0]
+    second = str(segmenter).splitlines()[1]
+    assert second.startswith("  verdict  failed: masks are the same in every image whatever it shows: ")
+    loaded = Segmenter.load(segmenter.save(tmp_path))
+    assert loaded.verdict_ == segmenter.verdict_ and str(loaded).splitlines()[1] == second
+
+
+def test_what_was_not_held_out_is_not_judged(data, tmp_path):
+    told = Told()
+    segmenter = make().fit(data, data.background_class, 2, held_out=None, callbacks=[told], **SMALL)
+    loaded = Segmenter.load(segmenter.save(tmp_path))
+    assert segmenter.verdict_ is None and loaded.verdict_ is None and told.verdicts == [None]
+    assert "  verdict  not judged: no images were held out\n" in str(loaded) and make().verdict_ is None
+    loaded.card_ = {name: value for name, value in loaded.card_.items() if name != "verdict"}  # of an earlier version
+    assert loaded.verdict_ is None and "verdict" not in str(loaded)
+
+
+def test_the_verdict_is_on_the_model_that_is_kept(data):
+    aside = digits_on_textures("val", n=60)
+    held_out = hold_out(aside, aside.background_class, 60)
+    segmenter = make().fit(data, data.background_class, 8, rounds=2, held_out=held_out, **SMALL)
+    assert segmenter.verdict_ == _verdict(criteria(segmenter, held_out, segmenter.threshold_))
 
 
 def as_bytes(images): return {image.numpy().tobytes() for image in images}

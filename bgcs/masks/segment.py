@@ -24,6 +24,7 @@ from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judged_clusters
+from .criteria import Verdict, _judge, _verdict_in_words
 from .masknet import UNet
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
 from ..objective.blend import Placement, composite, mosaic, random_flips
@@ -280,7 +281,7 @@ def _identity(data, clusters, settings, schedule):
     }
 
 # %% ../../nbs/masks/02_segment.ipynb #86eeb1f1
-def _card(segmenter, data, schedule):
+def _card(segmenter, data, schedule, verdict):
     "What a model is and where it comes from, in plain values."
     best = {}
     if segmenter.history_: best = segmenter.history_[_last_best([at["score"] for at in segmenter.history_])]
@@ -293,10 +294,18 @@ def _card(segmenter, data, schedule):
     return {
         "bgcs": __version__, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "images": images, "training": schedule, "criteria": best, "threshold": segmenter.threshold_,
+        "verdict": None if verdict is None else verdict.to_dict(),
     }
+
+def _verdict_of(card):
+    "The verdict on a card; None where there is none."
+    found = (card or {}).get("verdict")
+    return None if found is None else Verdict.from_dict(found)
 
 def _card_lines(card):
     "A card in a few lines of text."
+    judged = _verdict_in_words(_verdict_of(card))
+    if "verdict" in card: yield f"  verdict  {judged}"
     values = {
         "made by": f"bgcs {card['bgcs']}, {card['date']}",
         "images": card["images"], "training": card["training"], "criteria": card["criteria"],
@@ -348,8 +357,24 @@ class _Fitting(_Rounds):
         for net in (self.averaged.module, self.net): net.load_state_dict(best.weights)
         self.threshold_ = choose_threshold(self, held_out, progress=progress).threshold
 
+# %% ../../nbs/masks/02_segment.ipynb #47e18e6d
+class _Judged(_Fitting):
+    "Has `verdict_`."
+    @property
+    def verdict_(self) -> Verdict | None:
+        "Whether its masks can be used, by the images held out; None where none were, so that nothing was judged."
+        return _verdict_of(self.card_)
+
+    def _finish(self, data, schedule, held_out, progress, callbacks):
+        "Keep the best round, judge it, and tell callbacks that wait for the verdict."
+        self._keep_best(held_out, progress)
+        verdict = None if held_out is None else _judge(self, held_out, self.threshold_)
+        self.card_ = _card(self, data, schedule, verdict)
+        for callback in callbacks:
+            if hasattr(callback, "on_judged"): callback.on_judged(self)
+
 # %% ../../nbs/masks/02_segment.ipynb #5334743a
-class _Fits(_Fitting):
+class _Fits(_Judged):
     "Has `fit`."
     def fit(self,
         data: ImageSet,  # object and background-only images; masks, if any, are not looked at
@@ -390,8 +415,7 @@ class _Fits(_Fitting):
                     callbacks=callbacks, progress=progress, max_steps=steps, **training,
                 )
         finally: self.cpu().eval()._compiled = None
-        self._keep_best(held_out, progress)
-        self.card_ = _card(self, data, schedule)
+        self._finish(data, schedule, held_out, progress, callbacks)
         return self
 
 # %% ../../nbs/masks/02_segment.ipynb #497db2f8
