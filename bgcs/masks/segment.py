@@ -500,7 +500,8 @@ class Segmenter(_Fits, _Predicts):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of the
-    images; `card_`, what the model is and where it comes from.
+    images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
+    images were held out to judge by.
     """
     def __init__(self,
         channels: int | None = None,  # of the images; None: as many as the images have that it is fitted to
