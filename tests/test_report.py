@@ -46,6 +46,7 @@ def run(tmp_path, clusterer):
         "versions": {"torch": "2.x"}, "status": {"state": "finished", "seconds": {"training": 61}},
         "metrics": {"iou": 0.71, "ap": 0.9, "f1": 0.83, "otsu_iou": 0.36, "otsu_ap": 0.7, "otsu_f1": 0.5},
         "criteria": {name: 0.5 + i / 1000 for i, name in enumerate(_READING)},
+        "verdict": {"word": "doubtful", "reasons": ["masks mark a lot: use more images", "masks follow edges: look"]},
     }
     for name, content in contents.items(): (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
@@ -76,6 +77,7 @@ def test_a_whole_run_is_told(run):
     assert page.all("html")[0]["lang"] == "en" and len(page.all("img")) == 7 + 5 and all(img["alt"] for img in page.all("img"))
     said = ("some-preset", "data: some_data", "1,200 object images", "800 background-only images", "3 kinds of background",
             "0.710 IoU with true masks (Otsu 0.360)", "4 images are exact copies", "finished", "61 s of work", "seed: 7",
+            "Verdict: doubtful Something speaks against", "Masks mark a lot: use more images. Masks follow edges: look.",
             "torch 2.x", f"bgcs predict '{run}' IMAGES", f"bgcs.load_run('{run}')")
     for words in said: assert words in page.text, words
     for name, (_, what) in _READING.items():
@@ -103,6 +105,7 @@ def test_nothing_of_a_run_becomes_code(run, clusterer):
     (run / "description.txt").write_text(f"{EVIL}\n! {EVIL}\n")
     for name in ("criteria", "metrics"): (run / f"{name}.json").write_text(json.dumps({EVIL: 1.0, "iou": 0.5}))
     (run / "versions.json").write_text(json.dumps({EVIL: EVIL}))
+    (run / "verdict.json").write_text(json.dumps({"word": "failed", "reasons": [EVIL]}))
     (run / "status.json").write_text(json.dumps({"state": EVIL, "stage": EVIL, "seconds": {EVIL: EVIL}, "error": EVIL}))
     named = BackgroundClusterer.load(run / "clusterer")
     named.edits_ = named.edits_.rename(0, EVIL)
@@ -117,7 +120,7 @@ def test_nothing_of_a_run_becomes_code(run, clusterer):
 @pytest.mark.parametrize("name, text", [
     ("settings.yaml", "settings.yaml cannot be read"), ("versions.json", "versions.json cannot be read"),
     ("criteria.json", "criteria.json cannot be read"), ("metrics.json", "metrics.json cannot be read"),
-    ("status.json", "status.json cannot be read"), ("clusterer/clusterer.safetensors", "clusterer cannot be read"),
+    ("status.json", "status.json cannot be read"), ("verdict.json", "verdict.json cannot be read"), ("clusterer/clusterer.safetensors", "clusterer cannot be read"),
     ("model/segmenter.safetensors", "segmenter.safetensors cannot be read"),
     ("figures/masks.png", "masks.png is no picture"),
     ("figures/training/masks_003.png", "masks_003.png is no picture")])
@@ -147,6 +150,33 @@ def test_losses_are_drawn_where_no_picture_of_them_is(run):
 def test_missing_parts_are_left_out_with_a_word(run, missing, words):
     (run / missing).rename(run / "elsewhere")
     assert words in Page(write_report(run)).text
+
+
+VERDICTS = {
+    "usable": ('{"word": "usable", "reasons": []}', "usable", "Verdict: usable No fault was found"),
+    "failed": ('{"word": "failed", "reasons": ["masks mark nothing: train longer"]}', "failed", "Masks mark nothing: train longer."),
+    "unknown": ('{"word": "splendid", "reasons": []}', "not judged", "verdict.json cannot be read, so it is left out: word='splendid'"),
+    "empty reason": ('{"word": "failed", "reasons": [""]}', "failed", "Verdict: failed These masks"),
+    "gone": (None, "not judged", "Verdict: not judged Nothing is known of how good these masks are. Verdict.json is missing or damaged; bgcs evaluate"),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_verdict_is_at_the_top(run, case):
+    written, word, said = VERDICTS[case]
+    if written is None: (run / "verdict.json").unlink()
+    else: (run / "verdict.json").write_text(written)
+    page = Page(write_report(run))
+    section, = page.all("section")
+    assert section["data-word"] == word and said in page.text, page.text[:900]
+    assert page.text.index("Verdict: ") < page.text.index("IoU with true masks")
+
+
+def test_why_a_run_was_not_judged(run):
+    for name in ("verdict.json", "criteria.json"): (run / name).unlink()
+    assert "There were too few validation images." in Page(write_report(run)).text
+    (run / "model").rmdir()
+    assert "Training has not come to its end." in Page(write_report(run)).text
 
 
 def test_values_that_are_no_numbers(run):
@@ -240,6 +270,7 @@ def test_the_card_of_the_model_is_shown(run):
     segmenter.save(run / "model")
     text = Page(write_report(run)).text
     assert "Model card" in text and "object images 40" in text and "steps 2" in text
+    assert "verdict not judged: no images were held out" in text
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="BGCS_CHROMIUM names no browser; `make test` finds or installs one")

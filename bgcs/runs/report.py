@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
+from ..masks.criteria import Verdict, _verdict_in_words
 from ..masks.evaluate import png_bytes
 from ..masks.segment import Segmenter
 
@@ -109,6 +110,10 @@ _READING = {  # criterion: whether more or less of it is better, and what it say
         "less", "Area still marked after what was marked has been replaced by background: 0 nothing, 1 all of it, or "
         "masks are empty."),
     "separation": ("more", "Masks tell object images from background-only ones: 0.5 is chance, 1 always."),
+    "sameness": (
+        "less", "Share of the soft masks' variance that their mean explains: at 1 all images have the same mask. Where "
+        "objects are always in the middle, right masks have much in common, too."),
+    "object_area": ("neither", "Share of object images that is marked. None of it is wrong, and so is most of it."),
     "shift_iou": ("more", "The mask of a shifted image is the shifted mask."),
     "flip_iou": ("more", "The mask of a mirrored image is the mirrored mask."),
     "swap_iou": ("more", "Before another background, an object gets the same mask."),
@@ -142,6 +147,12 @@ _PICTURES = {  # in figures/: what they are called, and how to look at them
         "Composites", "To the left, objects; above, backgrounds; between them, each object cut out with its mask and "
         "set before each background. Could they be real?"),
 }
+_MEANING = {  # of a verdict
+    "usable": "No fault was found in the masks of validation images. Look at some below all the same.",
+    "doubtful": "Something speaks against these masks. Look at many of them before you use any.",
+    "failed": "These masks don't tell where the object is. Don't use them.",
+    "not judged": "Nothing is known of how good these masks are.",
+}
 _MISSING = {
     "description": "The images have not been described.",
     "clusters": "No clusters have been found yet.",
@@ -161,6 +172,8 @@ def _read_numbers(path):
     names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
     return {name: float(found[name]) for name in names if isinstance(found[name], (int, float))}
 
+def _read_verdict(path): return Verdict.from_dict(_read_dict(path))
+
 def _read_settings(path):
     text = path.read_text(encoding="utf-8")
     try: found = yaml.safe_load(text)
@@ -177,7 +190,9 @@ def _read_clusters(path):
 
 def _read_card(path):
     "What the model says of itself: values, or groups of values in a line."
-    card = getattr(Segmenter.load(path.parent), "card_", None) or {}
+    segmenter = Segmenter.load(path.parent)
+    card = segmenter.card_ or {}
+    if "verdict" in card: card = card | {"verdict": _verdict_in_words(segmenter.verdict_)}
     return {name: _in_words(value) for name, value in card.items() if value is not None}
 
 def _in_words(value):
@@ -204,8 +219,8 @@ _PARTS = {  # part of the page: what it is made of, and how it is read
     "settings": ("settings.yaml", _read_settings), "versions": ("versions.json", _read_dict),
     "status": ("status.json", _read_dict), "description": ("description.txt", _read_text),
     "clusters": ("clusterer", _read_clusters), "criteria": ("criteria.json", _read_numbers),
-    "metrics": ("metrics.json", _read_numbers), "card": ("model/segmenter.safetensors", _read_card),
-    "predictions": ("predictions", _read_predictions),
+    "verdict": ("verdict.json", _read_verdict), "metrics": ("metrics.json", _read_numbers),
+    "card": ("model/segmenter.safetensors", _read_card), "predictions": ("predictions", _read_predictions),
 }
 
 def _read_run(
@@ -299,6 +314,23 @@ def _doubts(criteria, metrics):
                "not to be trusted.")
     if area > 0.05: yield f"{area:.0%} of the area of background-only images is marked, where there is no object."
 
+# %% ../../nbs/runs/01_report.ipynb #f21da1de
+def _why_not_judged(
+    folder: Path,  # of a run
+) -> str:
+    "Why a run has no verdict."
+    if (folder / "criteria.json").is_file(): return "verdict.json is missing or damaged; bgcs evaluate writes it anew"
+    if (folder / "model").is_dir(): return "there were too few validation images"
+    return "training has not come to its end"
+
+def _verdict_shown(folder, found):
+    "The word of the verdict, what it means, and the reasons."
+    verdict = found["verdict"]
+    word = "not judged" if verdict is None else verdict.word
+    reasons = [_why_not_judged(folder)] if verdict is None else verdict.reasons
+    sentences = [reason[:1].upper() + reason[1:] + "." for reason in reasons]
+    return {"word": word, "meaning": _MEANING[word], "reasons": sentences}
+
 # %% ../../nbs/runs/01_report.ipynb #002c11fc
 def _number(value):
     if not np.isfinite(value): return "–"
@@ -367,5 +399,5 @@ def _page(folder):
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(template).render(
         found, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
-        onwards=list(_onwards(folder, found)), others=others, captions=_PICTURES, reading=_READING,
-        measures=_MEASURES, missing=_MISSING, number=_number)
+        verdict=_verdict_shown(folder, found), onwards=list(_onwards(folder, found)), others=others,
+        captions=_PICTURES, reading=_READING, measures=_MEASURES, missing=_MISSING, number=_number)

@@ -39,11 +39,11 @@ from ..data.splits import Splits
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
-from ..masks.criteria import FOLDS, compare, criteria, hold_out, judged_clusters
+from ..masks.criteria import FOLDS, Verdict, _verdict, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.segment import Segmenter
-from .report import data_uri, plot_losses, read_losses, write_report
+from .report import _why_not_judged, data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, gather, load_images, settings_from
 
 # %% auto #0
@@ -72,6 +72,12 @@ class Run:
 
     @property
     def report(self) -> Path: "Its page."; return self.folder / "report.html"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        "Whether its masks can be used, as they were last judged; None where they were not."
+        path = self.folder / "verdict.json"
+        return Verdict.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     @cached_property
     def clusterer(self) -> BackgroundClusterer:
@@ -133,9 +139,14 @@ def _bytes(content):
     if isinstance(content, dict): return json.dumps(content, indent=2).encode()
     return png_bytes(content)
 
+def _verdict_on(run):
+    "The verdict on a run in words, or why there is none."
+    verdict, why = run.verdict, _why_not_judged(run.folder)
+    return f"not judged: {why}" if verdict is None else str(verdict)
+
 def _lines_of(run):
-    "What a run is, in up to three lines."
-    status, found, name = run.status, {}, _name_of(run.settings)
+    "What a run is, in up to four lines."
+    status, found, name, verdict = run.status, {}, _name_of(run.settings), _verdict_on(run)
     seconds = sum(status.get("seconds", {}).values())
     lines = [f"Run of {name}: {status['state']}, {seconds:.0f} s of work"]
     for file in (run.folder / "criteria.json", run.folder / "metrics.json"):
@@ -143,7 +154,7 @@ def _lines_of(run):
     called = {"score": "score {:.3f} without true masks", "iou": "IoU {:.3f}", "otsu_iou": "Otsu's threshold {:.3f}"}
     figures = [text.format(found[key]) for key, text in called.items() if key in found]
     if figures: lines.append(", ".join(figures))
-    return [*lines, f"report: {run.report}" if run.report.is_file() else f"folder: {run.folder}"]
+    return [*lines, f"verdict: {verdict}", f"report: {run.report}" if run.report.is_file() else f"folder: {run.folder}"]
 
 def _page_of(run):
     "The same for a notebook, with masks."
@@ -405,13 +416,14 @@ def _write_results(
     clusterer: BackgroundClusterer,
     segmenter: Segmenter,  # trained
 ) -> dict[str, float]:  # criteria and metrics
-    "Write criteria, metrics and pictures of the masks."
+    "Write criteria, the verdict, metrics and pictures of the masks."
     test, found, segmenter = parts.test.objects, {}, _on_device(segmenter, run.settings)
     masks = segmenter.predict(test)
     judged = _judges(parts.val, clusterer, run.settings.seed)
     if judged:
         found |= criteria(segmenter, judged, segmenter.threshold_)
         run.write("criteria.json", found)
+        run.write("verdict.json", _verdict(found).to_dict())
     if parts.test.masks is not None and parts.test.masks[:].any():
         metrics = evaluate(masks, parts.test, segmenter.threshold_)
         run.write("metrics.json", metrics)
