@@ -197,6 +197,39 @@ def test_bad_input(tmp_path):
     with pytest.warns(UserWarning, match="Training was stopped"): busy.wait(PATIENCE)
 
 
+class Striped(Segmenter):
+    "Its network gives the same stripes for every image, as one does that has collapsed."
+    def forward(self, images):
+        across = (torch.arange(images.shape[3]) // 4 % 2).float()
+        return across.expand(len(images), 1, *images.shape[2:]) + 0 * super().forward(images)
+
+
+def test_the_verdict_is_shown_when_training_is_over_and_another_day(tmp_path):
+    monitor, during = TrainingMonitor(WATCHED, folder=tmp_path), []
+    look = At(25, lambda segmenter: during.append(monitor.view.state.get("verdict")))
+    segmenter = fit(Striped(base_width=4, depth=2), monitor, look, held_out=0.2)
+    shown = monitor.view.state["verdict"]
+    assert during == [None] and shown == segmenter.verdict_.to_dict()
+    assert shown["word"] == "failed" and "same in every image" in shown["reasons"][0]
+    assert TrainingMonitor.open(tmp_path).view.state["verdict"] == shown
+    monitor = TrainingMonitor(WATCHED, folder=tmp_path / "another")
+    fit(small(), monitor)  # nothing is held out
+    unknown = {"word": "not judged", "reasons": ["no images were held out"]}
+    assert monitor.view.state["verdict"] == unknown == TrainingMonitor.open(tmp_path / "another").view.state["verdict"]
+
+
+def test_a_stop_ends_with_a_verdict_and_an_error_with_none():
+    monitor = behind(TrainingMonitor(WATCHED), held_out=0.2, callbacks=[At(12, lambda segmenter: segmenter.stop())])
+    with pytest.warns(UserWarning, match="Training was stopped"): segmenter = monitor.wait()
+    assert monitor.phase == "stopped" and monitor.view.state["verdict"] == segmenter.verdict_.to_dict()
+
+    def trip(segmenter): raise RuntimeError("a wire came loose")
+
+    behind(monitor, held_out=0.2, callbacks=[At(3, trip)])
+    with pytest.raises(RuntimeError): monitor.wait()
+    assert monitor.view.state.get("verdict") is None
+
+
 BLACK = picture_png([[torch.zeros(1, 3, 3)]])
 
 
@@ -220,6 +253,8 @@ def written(folder):
     lambda text: text.replace('"kind": "round"', '"kind": "../../round"'),
     lambda text: text.replace('"step": 50', '"step": "x"'),
     lambda text: text.replace('"terms"', '"other"'),
+    lambda text: text.replace('"verdict": null', '"verdict": {"word": "splendid", "reasons": []}'),
+    lambda text: text.replace('"verdict": null', '"verdict": "failed"'),
 ])
 def test_a_history_cut_off_or_forged_is_refused(tmp_path, change):
     _, text = written(tmp_path)

@@ -75,6 +75,7 @@ def test_an_empty_monitor_says_what_to_do(session):
     run_cell(page, 0)
     monitors(page).first.wait_for()
     assert "Give me to fit" in monitors(page).first.inner_text()
+    assert not monitors(page).first.locator(".verdict").is_visible()
     assert not monitors(page).first.get_by_role("button", name="Pause").is_visible()
 
 
@@ -148,6 +149,9 @@ def test_stop_ends_training_with_a_usable_segmenter(session):
     until(page, lambda: "Stopped after step" in view.inner_text())
     run_cell(page, 3)
     page.get_by_text("stopped (3, 1, 32, 32) usable").last.wait_for()
+    chip = view.locator(".verdict .chip")
+    until(page, chip.is_visible)
+    assert chip.inner_text() in ("usable", "doubtful", "failed") and chip.inner_text() == chip.get_attribute("data-word")
     assert not view.get_by_role("button", name="Pause").is_visible()
     theme(page, "Dark")
     monitor(page)
@@ -161,7 +165,7 @@ def test_another_day_the_history_plays(session):
     page.locator(".jp-CodeCell").nth(4).locator(".bgcs-training-monitor").wait_for()
     view = page.locator(".jp-CodeCell").nth(4).locator(".bgcs-training-monitor")
     view.scroll_into_view_if_needed()
-    assert "Training, stopped" in view.inner_text()
+    assert "Training, stopped" in view.inner_text() and view.locator(".verdict .chip").is_visible()
     observe = "new MutationObserver(() => e.seen.push(e.innerText)).observe(e, { childList: true })"
     at, slider = view.locator(".at"), view.get_by_role("slider")
     at.evaluate(f"e => {{ e.seen = []; {observe}; }}")  # a picture stays for a third of a second; this test may sleep

@@ -205,11 +205,31 @@ function makeHead() {
   return { el: make("div", { className: "bar" }, spin, bar, title, facts), put };
 }
 
+// Whether the masks can be used, when training is over.
+function makeVerdict() {
+  const chip = make("span", { className: "chip" });
+  const reasons = make("ul");
+  const line = make("div", {}, "Verdict ", chip);
+  const aloud = { role: "status", live: "polite" };
+  const el = make("div", { className: "verdict", hidden: true, aria: aloud }, line, reasons);
+  let told = null;
+  const put = (verdict) => {
+    const text = JSON.stringify(verdict ?? null);
+    if (text === told) return; // or it would be read aloud again
+    told = text;
+    el.hidden = !verdict;
+    chip.textContent = chip.dataset.word = verdict?.word ?? "";
+    reasons.replaceChildren(...(verdict?.reasons ?? []).map((textContent) => make("li", { textContent })));
+  };
+  return { el, put };
+}
+
 function render({ model, el }) {
   const soon = oncePerFrame(draw);
   const head = makeHead();
   const hands = makeHands(model);
   const said = make("div", { className: "said", aria: { role: "status", live: "polite" } });
+  const verdict = makeVerdict();
   const empty = make("div", { className: "faint" });
   const picture = makePicture(model);
   const rows = make("div", { className: "faint" });
@@ -221,7 +241,8 @@ function render({ model, el }) {
   el.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // or JupyterLab takes the arrows
   });
-  el.replaceChildren(head.el, hands.el, hands.deaf, said, empty, picture.img, rows, turner.el, curves);
+  const parts = [head.el, hands.el, hands.deaf, said, verdict.el, empty, picture.img, rows, turner.el, curves];
+  el.replaceChildren(...parts);
 
   function draw() {
     const state = model.get("state");
@@ -233,6 +254,7 @@ function render({ model, el }) {
     hands.put(state);
     said.textContent = [state.said, state.note].filter(Boolean).join("\n");
     said.classList.toggle("wrong", state.phase === "failed");
+    verdict.put(state.verdict);
     empty.textContent = state.empty ?? "";
     empty.hidden = n > 0 || !state.empty;
     for (const part of [picture.img, rows]) part.hidden = n === 0;

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 import traitlets as T
 from IPython import get_ipython
 from IPython.display import display
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from ..data.checks import check_whole, listed
@@ -37,7 +38,7 @@ from ..data.images import ImageSet
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
-from ..masks.criteria import mask_iou
+from ..masks.criteria import Verdict, mask_iou
 from ..masks.segment import Segmenter
 from .shared import COLOURS, asset, picture_png
 
@@ -162,6 +163,7 @@ def _read_history(path):
         frames = [_read_frame(frame, written == _FIRST_FORMAT) for frame in found.pop("frames")]
         curves = _Curves(**found.pop("curves"))
         curves.lines()
+        if found.get("verdict"): Verdict.from_dict(found["verdict"])  # or it is refused
         return History(frames=[], curves=curves, **found), frames
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         kind = type(error).__name__
@@ -180,6 +182,7 @@ class History:
     seconds: float = 0.0  # that it took, pauses left out
     rows: str = "images, masks"  # of the pictures
     ended: str = "running"  # or 'finished', 'stopped', 'failed'
+    verdict: dict | None = None  # on the masks, in plain values; empty where no images were held out; None: not yet
 
     def __bool__(self): return bool(self.frames or self.curves.rows)
 
@@ -438,6 +441,11 @@ def _title(history: History) -> str:
     took = _duration(history.seconds)
     return f"Training, {how}: {history.done} of {history.steps} steps, {took}"
 
+def _verdict_shown(history: History) -> dict | None:  # 'word' and 'reasons'; None: there is none yet
+    "Whether the masks can be used, when training is over."
+    unknown = {"word": "not judged", "reasons": ["no images were held out"]}
+    return unknown if history.verdict == {} else history.verdict
+
 def _as_images(
     frames: list[Frame],
     sent: dict[str, W.Image],  # by file, as this gave it before
@@ -455,7 +463,7 @@ _EMPTY = (
     "No training yet. Give me to fit: segmenter.fit(data, callbacks=[monitor]). Or let me begin it in the background, "
     "which leaves the notebook free and the buttons heard at once: monitor.fit(segmenter, data)."
 )
-_UNDER_WAY = ("preparing", "running", "paused")
+_UNDER_WAY, _OVER = ("preparing", "running", "paused"), ("finished", "stopped", "opened")
 _BUTTONS = ("pause", "resume", "stop", "snapshot")
 
 class _Flags:
@@ -503,6 +511,7 @@ class _Shown:
         "What the view says."
         pausable, asked = self._processes == 1 and self.phase != "preparing", self._flags.asked(self.phase)
         state = {"phase": self.phase, "title": "", "rows": self.history.rows, "pausable": pausable} | self._texts
+        if self.phase in _OVER: state["verdict"] = _verdict_shown(self.history)
         if asked: state |= {"said": f"{asked} after this step …", "waiting": True}
         return state
 
@@ -618,6 +627,7 @@ class _Keeper(_Panel):
         history = _past(self.folder, self.history, _identity(trainer, segmenter, data, images), step)
         self._watched, self.history, self.step = _Watched(images), history, step
         history.steps, history.ended = int(trainer.estimated_stepping_batches), "running"
+        history.verdict = None
         history.rows, self._before = self._watched.rows, history.seconds
         self._pace, self._recent, self._costly = _Pace(self.share), _RecentLosses(), 0.0
 
@@ -646,6 +656,9 @@ class _Keeper(_Panel):
     def _save(self, frame=None):
         "Write the history, and the picture of a new frame."
         self.history.done, self.history.seconds = self.step, self._before + self._pace.seconds
+        self._write(frame)
+
+    def _write(self, frame=None):
         if self.folder is None: return
         try: self.history.save(self.folder, frame)
         except OSError as error:  # training is worth more than its pictures
@@ -723,6 +736,14 @@ class _Recorder(_Keeper):
         title = _title(self.history) if self.history else f"Training, {phase}"
         self._draw_curves()
         self._tell(frames=True, title=title, facts="", note="", empty="", said=said)
+
+    def on_judged(self, segmenter):
+        "`Segmenter.fit` has chosen weights and a threshold, and judged the masks where it could."
+        if rank_zero_only.rank: return
+        verdict = segmenter.verdict_
+        self.history.verdict = {} if verdict is None else verdict.to_dict()
+        if self.history: self._write()
+        self._tell()
 
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de1d
 _HOLDS_KERNEL = (
