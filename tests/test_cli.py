@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from bgcs.data.datasets import digits_on_textures
+from bgcs.masks.criteria import Verdict
 from bgcs.masks.segment import Segmenter
 from bgcs.runs.cli import _COMMANDS, main
 from bgcs.runs.report import read_losses
@@ -64,13 +65,13 @@ LEFT = {
     "settings.yaml", "versions.json", "description.txt", "model/segmenter.safetensors",
     "clusterer/clusterer.safetensors", "figures/images.png", "figures/clusters.png", "figures/plane.png",
     "figures/losses.png", "figures/composites.png", "figures/masks.png", "figures/training/masks_001.png",
-    "logs/metrics.csv", "metrics.json", "criteria.json", "report.html",
+    "logs/metrics.csv", "metrics.json", "criteria.json", "verdict.json", "report.html",
 }
 
 
 def test_an_interrupt_leaves_a_model_pictures_and_a_report(interrupted):
     folder, code, out, err, files = interrupted
-    assert code == 130 and f"bgcs train --folder {folder}" in out and "Traceback" not in err
+    assert code == 130 and f"bgcs train --folder {folder}" in out and "Traceback" not in err and "\nVerdict: " in out
     assert LEFT <= files and "figures/training/masks_003.png" not in files
 
 
@@ -98,6 +99,28 @@ def test_a_finished_run_says_so_and_is_left_alone(finished, capsys):
     before = times(finished[0])
     code, out, _ = typed(capsys, "train", *WORDS, "--folder", finished[0])
     assert code == 0 and "This run was finished before" in out and before == times(finished[0])
+    verdict = load_run(finished[0]).verdict
+    assert out.endswith("\n  ".join([f"Verdict: {verdict.word}", *verdict.reasons]) + "\n")
+
+
+def test_the_verdict_is_told_and_has_no_say_in_the_exit_code(finished, tmp_path, capsys):
+    run = load_run(finished[0])
+    before = (run.folder / "verdict.json").read_text()
+    failed = Verdict("failed", ("masks mark nothing: train longer", "masks are all the same: look"))
+    for written, said in ((failed, "Verdict: failed\n  masks mark nothing: train longer\n  masks are all the same: look\n"),
+                          (None, "Verdict: not judged\n  verdict.json is missing or damaged; bgcs evaluate writes it anew\n")):
+        if written is None: (run.folder / "verdict.json").unlink()
+        else: (run.folder / "verdict.json").write_text(json.dumps(written.to_dict()))
+        code, out, err = typed(capsys, "train", "--folder", finished[0])
+        assert code == 0 and out.endswith(said) and not err
+        assert said.splitlines()[1].strip() in str(run)
+    code, out, _ = typed(capsys, "evaluate", finished[0])
+    assert code == 0 and f"\nVerdict: {json.loads(before)['word']}\n" in out
+    assert json.loads((run.folder / "verdict.json").read_text()) == json.loads(before)
+    (run.folder / "verdict.json").write_text(before)
+    code, out, err = typed(capsys, "evaluate", finished[0], "--data", "random_state=3", "n=4", "--out", tmp_path / "few")
+    assert code == 0 and out.endswith("Verdict: not judged\n  there were too few validation images\n"), out + err
+    assert not (tmp_path / "few" / "verdict.json").exists()
 
 
 def test_settings_of_an_earlier_version_go_on(finished, capsys):
@@ -142,6 +165,7 @@ def test_compare_judges_runs_alike(finished, another, tmp_path):
     done = bgcs("compare", finished[0], another, "--out", tmp_path / "compared")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "compared" / "comparison.csv", index_col="run")
+    for name in table.index: assert f"\n  {name}  {load_run(finished[0]).verdict.word}" in done.stdout
     assert set(table.index) == {"first", "second"} and table.score.nunique() == 1 and table.iou.between(0, 1).all()
     assert (tmp_path / "compared" / "comparison.png").is_file()
 
@@ -249,7 +273,7 @@ def test_sweep(tmp_path, capsys):
     code, out, err = typed(capsys, "sweep", *CHOOSING, *tried, "--trials", "2", "--folder", folder, "--quiet")
     table = pd.read_csv(folder / "trials.csv", index_col="trial")
     assert code == 0 and len(table) == 2 and {"score", "schedule.lr", "network.depth"} <= set(table), err
-    assert (folder / "trials.png").is_file()
+    assert (folder / "trials.png").is_file() and "\nVerdict: " in out
     for name, depth in table["network.depth"].items(): assert load_run(folder / name).settings.network.depth == depth
 
 

@@ -62,8 +62,17 @@ def _progress(options): return not options.quiet and sys.stderr.isatty()
 
 def _now(): return time.strftime("%Y%m%d-%H%M%S")
 
+def _tell_verdict(
+    verdict,  # a `Verdict`; None: there is none
+    why: str = "",  # there is none
+):
+    "Print whether masks can be used, each reason in a line of its own; the exit code doesn't depend on it."
+    word, reasons = ("not judged", [why]) if verdict is None else (verdict.word, verdict.reasons)
+    print("\n  ".join([f"Verdict: {word}", *reasons]))
+
 def _train(options):
     "Train, or go on with a run."
+    from bgcs.runs.report import _why_not_judged
     from bgcs.runs.runs import check_folder, main_process, run_train
     settings, folder = _settings_and_folder(options)
     done = check_folder(folder, settings)["state"] == "finished"
@@ -77,6 +86,7 @@ def _train(options):
         print(f"\n{what}, after {seconds:.0f} s of work. Masks of other images:")
         print(f"  bgcs predict {folder} IMAGES --out FOLDER")
     print(f"Report: {run.report}")
+    _tell_verdict(run.verdict, _why_not_judged(run.folder))
     return 130 if stopped else 0
 
 def _demo(options):
@@ -95,7 +105,7 @@ def _cluster(options):
 
 def _sweep(options):
     "Run trials over ranges of settings."
-    from bgcs.runs.runs import new_folder
+    from bgcs.runs.runs import load_run, new_folder
     from bgcs.runs.sweep import check_space, sweep
     values = _asked(options)
     settings = check_space(values)
@@ -105,18 +115,22 @@ def _sweep(options):
     best = folder / table.index[0]
     first = table.head(10).to_string()
     print(f"\n{first}\n\nThe best of {len(table)} trials by score: {best}")
+    _tell_verdict(load_run(best).verdict, "bgcs evaluate judges it")
     print(f"Table and picture: {folder / 'trials.csv'}, {folder / 'trials.png'}")
     return 0
 
 # %% ../../nbs/runs/05_cli.ipynb #cd128f26
 def _evaluate(options):
     "Judge a run."
+    from bgcs.masks.criteria import _verdict
     from bgcs.runs.runs import load_run
     changes, out = _parse_words(options.data or ()), options.out
     if not out: out = Path(options.run_folder) / f"evaluation-{_now()}" if changes else None
-    for name, value in load_run(options.run_folder).evaluate(changes, out).items(): print(f"{name:22} {value:.4f}")
+    found = load_run(options.run_folder).evaluate(changes, out)
+    for name, value in found.items(): print(f"{name:22} {value:.4f}")
     written = out or options.run_folder
     print(f"\nWritten to {written}")
+    _tell_verdict(_verdict(found) if "score" in found else None, "there were too few validation images")
     return 0
 
 def _predict(options):
@@ -132,7 +146,7 @@ def _predict(options):
 
 def _compare(options):
     "Rank runs."
-    from bgcs.masks.criteria import plot_comparison
+    from bgcs.masks.criteria import _verdict, plot_comparison
     from bgcs.runs.runs import compare_runs
     from bgcs.training.checkpoints import replace_file
     changes = _parse_words(options.data or ())
@@ -143,7 +157,8 @@ def _compare(options):
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
     print(table.round(3).T.to_string())
-    print(f"\nThe best by score first. Written to {out}")
+    print(f"\nThe best by score first. Written to {out}\nVerdicts:")
+    for name, found in table.iterrows(): print(f"  {name} ", _verdict(found))
     return 0
 
 # %% ../../nbs/runs/05_cli.ipynb #04a46e69
@@ -301,8 +316,8 @@ class _Help(argparse.RawDescriptionHelpFormatter): "Keeps the lines of examples.
 _DESCRIPTION = ("Learn to cut objects out of their backgrounds, knowing of each training image only whether the object "
                 "is in it.")
 _BEGIN = ("Begin with `bgcs demo`, then `bgcs train --objects FOLDER --backgrounds FOLDER`. Help of a command: "
-          "bgcs COMMAND --help\nExit codes: 0 all is well, 1 something failed, 2 a mistake in what was asked, "
-          "130 interrupted.")
+          "bgcs COMMAND --help\nExit codes: 0 it is done, whatever the verdict on the masks; 1 the work failed; "
+          "2 a mistake in what was asked; 130 interrupted.")
 
 def _parser() -> argparse.ArgumentParser:
     "The parser of the whole command line."
