@@ -229,7 +229,7 @@ def test_unknown_names(said, name, kw):
 
 NET = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
 FEATURES = [
-    Pixels(), Patches((3, 5), 4, 2), Patches(5, 8, 8, whiten=True), Patches(5, contrast=True), Features(NET),
+    Pixels(), Patches((3, 5), 4, 2), Patches(5, 8, 8, whiten=True), Features(NET),
 ]
 
 @pytest.mark.parametrize("feature", FEATURES)
