@@ -1,10 +1,10 @@
-"""Properties of composites, moved objects and mosaics."""
+"""Properties of composites, flips and mosaics."""
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgcs.objective.blend import Placement, _move_objects, composite, harden, mosaic, random_blobs, random_flips
+from bgcs.objective.blend import composite, harden, mosaic, random_blobs, random_flips
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
 sides, seeds = st.integers(5, 24), st.integers(0, 10_000)
@@ -34,28 +34,6 @@ def test_gradients_of_composites_are_right():
 
 
 @some
-@given(st.integers(1, 3), sides, sides, seeds, st.integers(0, 6), st.sampled_from(["none", "horizontal", "vertical", "both"]), st.floats(1, 2), st.booleans())
-def test_moved_masks_move_with_their_images(n, h, w, seed, shift, flip, scale, turn):
-    m = scene(n, 1, h, w, seed)[1]
-    placement = Placement(shift, flip, scale, turn)
-    images, masks = _move_objects(m.expand(-1, 2, -1, -1), m, placement, generator(seed))
-    torch.testing.assert_close(images, masks.expand(-1, 2, -1, -1))
-    assert masks.min() >= 0 and masks.max() <= 1
-    again = _move_objects(m, m, placement, generator(seed))[1]
-    assert torch.equal(masks, again)
-
-
-def test_oblong_images_turn_without_being_stretched():
-    m = torch.zeros(1, 1, 21, 41)
-    m[..., 8:13, 15:26] = 1  # 5 × 11
-    seen = set()
-    for seed in range(12):
-        moved = _move_objects(m, m, Placement(turn=True), generator(seed))[1][0, 0] > 0.5
-        seen.add((int(moved.any(1).sum()), int(moved.any(0).sum())))
-    assert seen == {(5, 11), (11, 5)}
-
-
-@some
 @given(st.integers(1, 5), sides, sides, seeds, st.floats(0, 1), st.integers(1, 9))
 def test_blobs_cover_their_share(n, h, w, seed, share, grain):
     blobs = random_blobs(n, (h, w), share, grain, generator(seed))
@@ -78,7 +56,7 @@ def test_mosaics_are_made_of_both_kinds_where_the_map_says(n, h, w, seed, layers
 def test_nothing_is_drawn_from_the_global_generator():
     x, m, b = scene(4, 1, 16, 16, 0)
     before = torch.get_rng_state()
-    _move_objects(x, m, Placement(3, "both", 1.5, True), generator())
+    random_flips(x, "both", generator())
     mosaic(x, b, generator=generator())
     assert torch.equal(before, torch.get_rng_state())
 
@@ -96,12 +74,7 @@ def test_a_mosaic_of_seams_hides_the_one_between_the_kinds():
 @pytest.mark.parametrize("f, text", [
     (lambda x, m, b: composite(x, m[:, 0], b), "expected (2, 1, 8, 8)"),
     (lambda x, m, b: harden(m, -0.1), "0 to 1"),
-    (lambda x, m, b: _move_objects(x, m[:1]), "expected (2, 1, 8, 8)"),
-    (lambda x, m, b: random_flips(x, "sideways"), "flip='sideways' is not known"),
-    (lambda x, m, b: Placement(shift=-1), "shift=-1; expected a whole number of pixels, at least 0"),
-    (lambda x, m, b: Placement(shift=1.5), "shift=1.5"),
-    (lambda x, m, b: Placement(flip="left"), "flip='left' is not known; expected one of 'none', 'horizontal'"),
-    (lambda x, m, b: Placement(scale=float("inf")), "at least 1"),
+    (lambda x, m, b: random_flips(x, "sideways"), "flip='sideways' is not known; expected one of 'none', 'horizontal'"),
     (lambda x, m, b: random_blobs(2, (8, 8), grain=0), "at least 1"),
     (lambda x, m, b: mosaic(x, b, layers=-1), "0 or more"),
 ])

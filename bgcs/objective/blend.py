@@ -5,16 +5,14 @@
 # %% ../../nbs/objective/00_blend.ipynb #5ea4090d
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
-from ..data.checks import check_choice, check_whole
+from ..data.checks import check_choice
 from ..data.images import plot_images
 
 # %% auto #0
-__all__ = ['composite', 'harden', 'top_mean', 'Placement', 'random_flips', 'random_blobs', 'mosaic', 'composite_grid',
+__all__ = ['FLIPS', 'composite', 'harden', 'top_mean', 'random_flips', 'random_blobs', 'mosaic', 'composite_grid',
            'plot_composite_grid']
 
 # %% ../../nbs/objective/00_blend.ipynb #dc81f1cc
@@ -51,73 +49,22 @@ def top_mean(
     "Mean of the highest pixels of each mask: how surely something is there, wherever it is."
     return masks.flatten(1).topk(max(1, round(share * masks[0].numel())), dim=1).values.mean(1)
 
-# %% ../../nbs/objective/00_blend.ipynb #85897a2c
-_FLIPS = ("none", "horizontal", "vertical", "both")
-
-@dataclass(frozen=True)
-class Placement:
-    "How objects may be moved; by default, not at all."
-    shift: int = 0  # pixels, at most, along each side
-    flip: str = "none"  # 'none', 'horizontal' (left and right change places), 'vertical', or 'both', each half of the time
-    scale: float = 1.0  # largest factor, at least 1; the smallest is its inverse
-    turn: bool = False  # by any number of quarter turns
-
-    def __post_init__(self):
-        check_whole("shift", self.shift, 0, "pixels")
-        check_choice("flip", self.flip, _FLIPS)
-        if not 1 <= self.scale < float("inf"): raise ValueError(f"scale={self.scale}; expected a factor of at least 1")
-
-    def draw(self,
-        n: int,  # number of objects
-        generator: torch.Generator | None = None,  # for a repeatable draw
-    ) -> torch.Tensor:  # `(n, 2, 3)`: from places in the moved image to places in the image, x before y, pixels from the centre
-        "Random maps, one an object."
-        device = None if generator is None else generator.device
-        def uniform(*shape): return torch.rand(*shape, generator=generator, device=device)
-        def sign(allowed): return 1 - 2 * (uniform(n) < 0.5).float() * allowed
-        across, down = sign(self.flip in ("horizontal", "both")), sign(self.flip in ("vertical", "both"))
-        size = self.scale ** (1 - 2 * uniform(n))
-        quarter = (4 * uniform(n)).long() * self.turn
-        shift = (uniform(n, 2, 1) * (2 * self.shift + 1)).floor() - self.shift
-        cos = torch.tensor([1.0, 0, -1, 0], device=device)[quarter]
-        sin = torch.tensor([0.0, 1, 0, -1], device=device)[quarter]
-        rows = [torch.stack([across * cos, across * sin], 1), torch.stack([-down * sin, down * cos], 1)]
-        linear = torch.stack(rows, 1) / size[:, None, None]
-        return torch.cat([linear, -linear @ shift], 2)
-
 # %% ../../nbs/objective/00_blend.ipynb #8ff035df
+FLIPS = ("none", "horizontal", "vertical", "both")
+
 def random_flips(
     images: torch.Tensor,  # `(n, c, h, w)`
-    flip: str = "both",  # 'none', 'horizontal', 'vertical' or 'both', as in `Placement`
+    flip: str = "both",  # 'none', 'horizontal' (left and right change places), 'vertical', or 'both', each half of the time
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Each image flipped or not, at random."
-    check_choice("flip", flip, _FLIPS)
+    check_choice("flip", flip, FLIPS)
     device = images.device if generator is None else generator.device
     for axis, name in ((-1, "horizontal"), (-2, "vertical")):
         if flip not in (name, "both"): continue
         chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=device) < 0.5
         images = torch.where(chosen.to(images.device), images.flip(axis), images)
     return images
-
-def _move_objects(
-    images: torch.Tensor,  # `(n, c, h, w)` object images
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-    placement: Placement = Placement(),  # what is allowed
-    generator: torch.Generator | None = None,  # for a repeatable draw
-) -> tuple[torch.Tensor, torch.Tensor]:  # images and masks, of the same shapes
-    "Each image and its mask moved alike, bilinearly; what isn't moved stays as it is, to the bit."
-    _check_masks(masks, images)
-    h, w = images.shape[2:]
-    maps = placement.draw(len(images), generator).to(images)
-    moved = (maps != torch.eye(2, 3).to(maps)).any(2).any(1)
-    sides = torch.tensor([w, h], device=maps.device) / 2  # affine_grid counts in half sides
-    maps = torch.cat([maps[..., :2] * sides, maps[..., 2:]], 2) / sides[:, None]
-    both = torch.cat([images, masks], 1)
-    grid = F.affine_grid(maps, both.shape, align_corners=False)
-    there = F.grid_sample(both, grid, align_corners=False)
-    there = torch.where(moved[:, None, None, None], there, both)
-    return there[:, :-1], there[:, -1:].clamp(0, 1)
 
 # %% ../../nbs/objective/00_blend.ipynb #770301fa
 def random_blobs(

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
+from ..data.checks import check_choice
 from ..backgrounds.encoders import info_nce
-from .blend import Placement, composite, random_blobs, top_mean
+from .blend import FLIPS, composite, random_blobs, top_mean
 from .divergence import Divergence, _named, make_divergence
 from .features import Patches, Pixels
 
@@ -53,7 +54,7 @@ class Objective:
     def __post_init__(self):
         _check_divergence(self.divergence)
         _check_ranges(self)
-        Placement(flip=self.flip)  # refuses what is no flip
+        check_choice("flip", self.flip, FLIPS)
 
     def distances(self,
         size: tuple[int, int],  # of the images, height and width in pixels
