@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -319,15 +318,6 @@ def _separation(
         raise ValueError(f"{n} masks of object images and {m} of background-only ones; expected some of each")
     scores = torch.cat([top_mean(object_masks, top), top_mean(background_masks, top)])
     return float(roc_auc_score([1] * n + [0] * m, scores.numpy()))
-
-# %% ../../nbs/masks/01_criteria.ipynb #bc7f8522
-def _stability(
-    masks: Iterable[torch.Tensor],  # at least two of `(n, 1, h, w)` in [0, 1]: masks of the same images by several models
-) -> float:  # mean IoU in [0, 1]
-    "Mean pairwise IoU of the masks of several models."
-    masks = list(masks)
-    if len(masks) < 2: raise ValueError(f"masks of {len(masks)} came; expected those of at least 2 models")
-    return float(np.mean([float(mask_iou(a, b).mean()) for a, b in combinations(masks, 2)]))
 
 # %% ../../nbs/masks/01_criteria.ipynb #f0f06b30
 _LOWER_IS_BETTER = (

@@ -26,7 +26,7 @@ from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judged_clusters
 from .masknet import UNet
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
-from ..objective.blend import Placement, composite, mosaic, random_flips
+from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
 from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
@@ -401,7 +401,7 @@ class _Predicts(_MaskNetwork):
         flip: str = "none",  # average over flips: 'horizontal', 'vertical' or 'both', for two or four times the work
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1]
         "Masks of images, on the CPU."
-        Placement(flip=flip)
+        check_choice("flip", flip, _FLIPS)
         images = self._checked(images)
         self.eval()
         many = len(images) > batch_size

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
-from .blend import Placement, composite, random_blobs
-from .divergence import DIVERGENCES, Divergence, make_divergence
+from ..data.checks import check_choice
+from .blend import FLIPS, composite, random_blobs
+from .divergence import Divergence, _named, make_divergence
 from .features import Patches, Pixels
 
 # %% auto #0
@@ -31,7 +32,7 @@ class Objective:
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
     flip: str = "both"  # how mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none', as the domain allows
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
-    divergence: str = "sliced"  # between composites and real images: a key of `DIVERGENCES` (the paper: 'energy-sliced')
+    divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
     divergence_weight: float = 1.0  # of the conditional divergence
     n_projections: int = 256  # directions of sliced divergences of whole images, half as many of patches (the paper: 1000, images alone)
     temperature: float | str = 1.0  # of energy weights, in units of the mean cost (the paper: 'paper', of the summed cost)
@@ -46,7 +47,7 @@ class Objective:
     def __post_init__(self):
         _check_divergence(self.divergence)
         _check_ranges(self)
-        Placement(flip=self.flip)  # refuses what is no flip
+        check_choice("flip", self.flip, FLIPS)
 
     def distances(self,
         size: tuple[int, int],  # of the images, height and width in pixels
@@ -76,7 +77,7 @@ def _check_ranges(objective):
 def _distance(objective, feature, n_projections):
     "The divergence of an objective between what a feature gives of images."
     settings = {"n_projections": n_projections, "temperature": objective.temperature}
-    accepted = inspect.signature(DIVERGENCES[objective.divergence]).parameters
+    accepted = inspect.signature(_named(objective.divergence)).parameters
     return make_divergence(objective.divergence, feature, **{k: v for k, v in settings.items() if k in accepted})
 
 # %% ../../nbs/objective/05_terms.ipynb #293dc7fb
