@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bgcs.data.images import ImageSet
 from bgcs.masks.criteria import (FOLDS, Verdict, _agreement, _false_positive_area, _FAULTS, _held_out_divergence, _judge, _paste_consistency,
-                                 _removal_residual, _sameness, _score, _seam_features, _separation, _stability, _two_sample_auc, _verdict,
+                                 _removal_residual, _sameness, _score, _seam_features, _separation, _two_sample_auc, _verdict,
                                  _verdict_in_words, choose_threshold, compare, criteria, hold_out, judged_clusters, mask_iou, plot_comparison,
                                  predict_masks, rank_agreement)
 from bgcs.objective.blend import harden, random_blobs
@@ -77,7 +77,6 @@ def test_iou_of_hard_masks_counts_pixels(n, h, w, seed):
     for one, first, second in zip(iou, a.bool(), b.bool()):
         assert one == pytest.approx(float((first & second).sum() / (first | second).sum()), abs=1e-5) if (first | second).any() else one == 0
     assert torch.equal(iou, mask_iou(b, a)) and (mask_iou(a, a)[a.sum((1, 2, 3)) > 0] == 1).all()
-    assert _stability([a, b, a]) == pytest.approx((2 * float(iou.mean()) + float(mask_iou(a, a).mean())) / 3, abs=1e-5)
 
 
 @some
@@ -176,7 +175,6 @@ DATA, CLUSTERS = striped(12)
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), (0.5,), by="object_area"), "by='object_area' is not known"),
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), ()), "thresholds is empty"),
     (lambda: mask_iou(DATA.masks, DATA.masks[0]), "masks have shapes (24, 1, 16, 16) and (1, 16, 16); expected the same"),
-    (lambda: _stability([DATA.masks.float()]), "at least 2 models"),
     (lambda: _agreement(bright, DATA.images, DATA.masks, DATA.images, shift=0), "shift=0; expected at least 1 pixel, and less than the sides of the images, (16, 16)"),
     (lambda: _false_positive_area(DATA.masks[:0].float()), "no masks of background-only images"),
     (lambda: _separation(DATA.masks, DATA.masks[:0]), "24 masks of object images and 0 of background-only ones; expected some of each"),

@@ -47,10 +47,6 @@ def _plan(
     total = logits.sub_(top).exp_().sum(0)
     return logits.div_(total), top + total.log()
 
-def _tally_cost(cost, potentials, epsilon):
-    plan, height = _plan((potentials - cost).T.contiguous() / epsilon)
-    return _Tally(plan.mean(1), plan @ plan.T / len(cost), epsilon * float(height.mean()))
-
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #e5b92298
 def _newton(tally, shares, epsilon, damping):
     "A step of the potentials."
@@ -81,22 +77,6 @@ def _anneal(tally, potentials, shares, high, low, tol, factor=4):
     steps = max(0, int(np.ceil(np.log(high / low) / np.log(factor))))
     for i in range(steps, -1, -1): potentials, now = _climb(tally, potentials, shares, low * factor ** i, tol)
     return potentials, now
-
-# %% ../../nbs/backgrounds/01_kmeans.ipynb #a323c393
-def _dual_potentials(
-    cost: torch.Tensor,  # `(n, k)` cost of each point at each centre
-    shares: torch.Tensor,  # `(k,)` share of the points that each centre is to get, sum 1
-    epsilon: float = 0.02,  # entropy, in units of the mean cost
-    start: torch.Tensor | None = None,  # `(k,)` potentials to start from
-    tol: float = 1e-6,  # largest relative error of a share
-) -> tuple[torch.Tensor, torch.Tensor, bool]:  # potentials `(k,)`, plan `(n, k)`, whether the shares were met
-    "Potentials with which each centre gets its share of the points."
-    scale = float(cost.mean().clamp_min(torch.finfo(cost.dtype).tiny))
-    tally, low = partial(_tally_cost, cost), epsilon * scale
-    if start is not None: potentials, now = _climb(tally, start, shares, low, tol)
-    if start is None or _lack(now, shares) >= tol:
-        potentials, now = _anneal(tally, torch.zeros_like(shares), shares, scale, low, tol)
-    return potentials, balanced_plan(cost, potentials, low), _lack(now, shares) < tol
 
 # %% ../../nbs/backgrounds/01_kmeans.ipynb #ed5d60b0
 class _Rows:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -328,15 +327,6 @@ def _sameness(
     masks = masks.double()
     whole, common = float(masks.var(correction=0)), float(masks.mean(0).var(correction=0))
     return min(1.0, common / whole) if whole > 1e-9 else 1.0
-
-# %% ../../nbs/masks/01_criteria.ipynb #bc7f8522
-def _stability(
-    masks: Iterable[torch.Tensor],  # at least two of `(n, 1, h, w)` in [0, 1]: masks of the same images by several models
-) -> float:  # mean IoU in [0, 1]
-    "Mean pairwise IoU of the masks of several models."
-    masks = list(masks)
-    if len(masks) < 2: raise ValueError(f"masks of {len(masks)} came; expected those of at least 2 models")
-    return float(np.mean([float(mask_iou(a, b).mean()) for a, b in combinations(masks, 2)]))
 
 # %% ../../nbs/masks/01_criteria.ipynb #f0f06b30
 _LOWER_IS_BETTER = (

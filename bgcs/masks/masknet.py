@@ -16,14 +16,14 @@ __all__ = ['UNet']
 
 # %% ../../nbs/masks/00_masknet.ipynb #52af2ca4
 class _ConvBlock(nn.Sequential):
-    "Two 3×3 convolutions, each with batch normalisation and ReLU."
+    "Two 3×3 convolutions, padded by the edge, each with batch normalisation and ReLU."
     def __init__(self,
         inputs: int,  # channels in
         outputs: int,  # channels out
     ):
         layers = []
         for channels in (inputs, outputs):
-            convolution = nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+            convolution = nn.Conv2d(channels, outputs, 3, padding=1, padding_mode="replicate", bias=False)
             layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
@@ -43,7 +43,7 @@ class UNet(nn.Module):
         self.depth = depth
         self.norm = nn.BatchNorm2d(channels)
         self.down = nn.ModuleList(_ConvBlock(i, o) for i, o in zip([channels, *widths], widths))
-        self.widen = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in widths[:-1])
+        self.narrow = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths[:-1])
         self.up = nn.ModuleList(_ConvBlock(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(base_width, 1, 1)
 
@@ -65,6 +65,7 @@ class UNet(nn.Module):
             kept.append(block(x))
             x = F.max_pool2d(kept[-1], 2)
         x = self.down[-1](x)
-        for widen, block, skip in zip(reversed(self.widen), reversed(self.up), reversed(kept)):
-            x = block(torch.cat([skip, widen(x)], 1))
+        for narrow, block, skip in zip(reversed(self.narrow), reversed(self.up), reversed(kept)):
+            larger = F.interpolate(narrow(x), scale_factor=2, mode="bilinear", align_corners=False)
+            x = block(torch.cat([skip, larger], 1))
         return x[..., :h, :w]

@@ -27,10 +27,10 @@ from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judg
 from .criteria import Verdict, _judge, _verdict_in_words
 from .masknet import UNet
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
-from ..objective.blend import Placement, composite, mosaic, random_flips
+from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
-from ..objective.terms import (ClusterConsistency, Objective, area_loss, background_loss, mask_entropy, mosaic_loss,
-                                  object_contrast, presence_loss, recomposition_loss, total_variation)
+from ..objective.anomalies import anomalies
+from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
 from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 
@@ -94,13 +94,14 @@ class _MaskNetwork(Trainable):
 class _Losses(_MaskNetwork):
     "The objective on a batch."
     objective: Objective
-    consistency: ClusterConsistency | None = None
     reopened = False  # composites made masks worse, so that training went back to mosaics
 
     @property
-    def in_opening(self) -> bool:
-        "Mosaics teach, not composites."
-        return self.reopened or self.trained_share < self.objective.opening
+    def phase(self) -> str:
+        "What teaches: 'rehearsal', 'opening' or 'composites'."
+        o, done = self.objective, self.trained_share
+        if done < o.rehearsal: return "rehearsal"
+        return "opening" if self.reopened or done < o.rehearsal + o.opening else "composites"
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
@@ -117,27 +118,30 @@ class _Losses(_MaskNetwork):
 
     def _terms(self, batch, shared, own):
         "Weight and function of each term of the present phase."
-        o, images, backgrounds, targets = self.objective, batch["images"], batch["backgrounds"], batch["targets"]
+        o, phase = self.objective, self.phase
+        if phase == "rehearsal": return {"anomaly": (1.0, lambda: self._anomaly(batch["backgrounds"], own))}
+        if phase == "composites": return self._terms_of_composites(batch, shared, own)
+        some = batch["backgrounds"][: o.anomaly_images]
+        return {
+            "mosaic": (1.0, lambda: self._mosaic(batch, own)),
+            "anomaly": (o.anomaly_weight, lambda: self._anomaly(some, own)),
+        }
+
+    def _terms_of_composites(self, batch, shared, own):
+        o, images, backgrounds = self.objective, batch["images"], batch["backgrounds"]
         logits = self._logits(torch.cat([images, backgrounds]))
         shift = o.logit_shift * (torch.rand((), generator=shared, device=logits.device) - 0.5)
         masks, empty = (logits + shift).sigmoid().chunk(2)
-        terms = {
-            "background": (o.background_weight, lambda: background_loss(empty)),
-            "entropy": (o.entropy_weight, lambda: mask_entropy(masks)),
-            "area": (o.area_weight, lambda: area_loss(masks, o.object_share)),
-            "variation": (o.variation_weight, lambda: total_variation(masks)),
-        }
-        if self.in_opening: return terms | {
-            "mosaic": (o.mosaic_weight, lambda: self._mosaic(batch, own)),
-            "presence": (o.presence_weight, lambda: presence_loss(masks)),
-        }
         composites = composite(images, masks, backgrounds)
-        return terms | {
+        return {
+            "background": (o.background_weight, lambda: background_loss(empty)),
             "divergence": (o.divergence_weight, lambda: self._divergence(composites, batch, shared)),
             "recomposition": (o.recomposition_weight, lambda: self._recomposition(images, backgrounds, own)),
-            "contrast": (o.contrast_weight, lambda: self._contrast(images, masks, backgrounds)),
-            "consistency": (o.consistency_weight, lambda: self.consistency(composites, targets)),
         }
+
+    def _anomaly(self, backgrounds, own):
+        changed, masks = anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
+        return anomaly_loss(self._logits(changed), masks)
 
     def _divergence(self, composites, batch, shared):
         distances = self.objective.distances(composites.shape[2:])
@@ -161,12 +165,6 @@ class _Losses(_MaskNetwork):
             self._logits, teacher_masks, images, backgrounds,
             o.recomposition_erased, o.object_share, o.recomposition_shift, own,
         )
-
-    def _contrast(self, images, masks, backgrounds):
-        masks = masks.detach()
-        pair = [composite(images, masks, others) for others in (backgrounds, backgrounds.flip(0))]
-        before, behind = (self._lower(self.net.features, x) for x in pair)
-        return object_contrast(before, behind, masks)
 
     def smaller(self, batch, share):
         "The same share of each cluster."
@@ -216,7 +214,7 @@ class _Rounds(_Losses):
     history_: list[dict[str, float]]
 
     def on_epoch_start(self):
-        if self._best is not None: self._best.opening = self.in_opening
+        if self._best is not None: self._best.opening = self.phase != "composites"
 
     def on_epoch_end(self):
         best = self._best
@@ -332,10 +330,7 @@ class _Fitting(_Rounds):
             own = None if folder is None else Path(folder) / "clusterer"
             settings = {"random_state": self.random_state, "accelerator": accelerator, "progress": progress}
             clusterer = BackgroundClusterer(**settings).fit(data, own)
-        weight, self.clusterer_ = self.objective.consistency_weight, clusterer
-        if weight and clusterer is None:
-            raise ValueError(f"consistency_weight={weight} needs the encoder that found the clusters; give clusterer=")
-        self.consistency = ClusterConsistency(clusterer) if weight else None
+        self.clusterer_ = clusterer
         return _check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
 
     def _judges(self, images):
@@ -383,7 +378,7 @@ class _Fits(_Judged):
         rounds: int = 12,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
         *,
         batches: Batches = Batches(),  # what a batch holds
-        clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given; a consistency weight needs it
+        clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given
         held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         callbacks=(),  # Lightning callbacks, such as `TrainingMonitor`
@@ -430,7 +425,7 @@ class _Predicts(_MaskNetwork):
         flip: str = "none",  # average over flips: 'horizontal', 'vertical' or 'both', for two or four times the work
     ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1]
         "Masks of images, on the CPU."
-        Placement(flip=flip)
+        check_choice("flip", flip, _FLIPS)
         images = self._checked(images)
         self.eval()
         many = len(images) > batch_size
@@ -456,7 +451,7 @@ class _Predicts(_MaskNetwork):
         return images
 
 # %% ../../nbs/masks/02_segment.ipynb #59113b8d
-_FORMAT = "bgcs.Segmenter/5"
+_FORMAT = "bgcs.Segmenter/6"
 _MODEL = "segmenter.safetensors"
 _OLDER = (
     "There is one of an older format, which this version doesn't read: "

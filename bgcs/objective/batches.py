@@ -89,14 +89,21 @@ def _where(hits): return hits.nonzero().flatten()
 @dataclass(frozen=True)
 class Batches:
     "What a batch of the segmenter's training holds."
-    per_cluster: int = 6  # composites for each target cluster, in each process; at least 2
+    per_cluster: int | None = None  # composites for each target cluster, in each process; at least 2; None: enough for 32, at least 6
     n_real: int = 128  # real object images of each target cluster, at most; at least 2
     target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: all
 
     def __post_init__(self):
-        _check_two("per_cluster", self.per_cluster)
+        if self.per_cluster is not None: _check_two("per_cluster", self.per_cluster)
         _check_two("n_real", self.n_real)
         if self.target_clusters is not None: check_whole("target_clusters", self.target_clusters, 1)
+
+    def composites_each(self,
+        n_clusters: int,  # clusters there are
+    ) -> int:
+        "Composites for each target cluster, in each process."
+        targets = min(self.target_clusters or n_clusters, n_clusters)
+        return self.per_cluster or max(6, -(-32 // targets))
 
 def _check_two(name, value):
     if check_whole(name, value, 0) >= 2: return
@@ -144,7 +151,7 @@ class Transplants:
     ) -> dict[str, torch.Tensor]:  # indices: 'objects', 'backgrounds', 'real'; clusters: 'targets', 'real_clusters'
         "A batch: 'objects' to transplant onto 'backgrounds' of the clusters 'targets', and 'real' ones to compare with."
         generator = seeded(self.random_state, "batch", number)
-        n = self.batches.per_cluster
+        n = self.batches.composites_each(len(self.pairing.clusters))
         mine, parts = slice(rank * n, (rank + 1) * n), []
         for k in self.targets(number):
             objects, backgrounds, real = self.pairing.deal(k, n * world, self.batches.n_real, generator)

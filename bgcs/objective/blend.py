@@ -5,76 +5,21 @@
 # %% ../../nbs/objective/00_blend.ipynb #5ea4090d
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
-from ..data.checks import check_choice, check_whole
+from ..data.checks import check_choice
 from ..data.images import plot_images
 
 # %% auto #0
-__all__ = ['composite', 'harden', 'top_mean', 'Placement', 'random_flips', 'random_blobs', 'mosaic', 'composite_grid',
+__all__ = ['FLIPS', 'composite', 'harden', 'top_mean', 'random_flips', 'random_blobs', 'mosaic', 'composite_grid',
            'plot_composite_grid']
-
-# %% ../../nbs/objective/00_blend.ipynb #9aab684f
-def _seam_bands(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-    width: int = 3,  # pixels, at least 1
-) -> tuple[torch.Tensor, torch.Tensor]:  # inside and outside of the seam, `(n, 1, h, w)` in [0, 1]
-    "The rim that erosion takes from masks, and the rim that dilation adds."
-    check_whole("width", width, 1, "pixels")
-    def grown(images): return F.max_pool2d(images, 2 * width + 1, 1, width)
-    return masks + grown(-masks), grown(masks) - masks
-
-def _feather(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-    width: int,  # pixels: how far from the seam the edge reaches; 0: as it is
-) -> torch.Tensor:  # `(n, 1, h, w)` in [0, 1]
-    "Masks with a soft edge (a Gaussian of a spread of half the width, cut off there), differentiable."
-    if not check_whole("feathered", width, 0, "pixels"): return masks
-    steps = torch.arange(-width, width + 1, dtype=masks.dtype, device=masks.device)
-    weights = torch.exp(-2 * (steps / width).square())
-    soft = (_blur(masks, weights) / _blur(torch.ones_like(masks[:1]), weights)).clamp(0, 1)
-    return torch.where(sum(_seam_bands(masks.detach(), width)) > 0, soft, masks)
-
-def _blur(images, weights):
-    "Images `(n, 1, h, w)` convolved with weights `(k,)` down and across."
-    width = len(weights) // 2
-    down = F.conv2d(images, weights.view(1, 1, -1, 1), padding=(width, 0))
-    return F.conv2d(down, weights.view(1, 1, 1, -1), padding=(0, width))
-
-# %% ../../nbs/objective/00_blend.ipynb #4f66b24a
-def _band_statistics(images, band):
-    "Mean and spread `(n, c, 1, 1)` of each channel in a band."
-    total = band.sum((2, 3), keepdim=True).clamp_min(1e-6)
-    mean = (band * images).sum((2, 3), keepdim=True) / total
-    variance = (band * (images - mean).square()).sum((2, 3), keepdim=True) / total
-    return mean, (variance + 1e-6).sqrt()
-
-def _match_contrast(
-    images: torch.Tensor,  # `(n, c, h, w)` in [0, 1], object images
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-    backgrounds: torch.Tensor,  # `(n, c, h, w)` in [0, 1], what the objects are put on
-    strength: float = 1.0,  # part of the way, 0 to 1
-    band: int = 3,  # width of the bands at the seam in pixels
-) -> torch.Tensor:  # `(n, c, h, w)` in [0, 1]
-    """Object images whose mean and spread inside the seam have moved towards those of the background outside of it.
-    Where a mask has no seam, they stay as they are."""
-    if not 0 <= strength <= 1: raise ValueError(f"contrast was to be matched {strength} of the way; expected 0 to 1")
-    inside, outside = _seam_bands(masks, band)
-    (mean, spread), (new_mean, new_spread) = _band_statistics(images, inside), _band_statistics(backgrounds, outside)
-    matched = (new_mean + (new_spread / spread).clamp(0.5, 2) * (images - mean)).clamp(0, 1)
-    seam = (inside.sum((2, 3), keepdim=True) > 0) & (outside.sum((2, 3), keepdim=True) > 0)
-    return torch.where(seam, images + strength * (matched - images), images)
 
 # %% ../../nbs/objective/00_blend.ipynb #dc81f1cc
 def composite(
     images: torch.Tensor,  # `(n, c, h, w)` object images
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], 1 on the object
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images, one for each object image
-    feathered: int = 0,  # pixels over which the seam is softened
-    matched: float = 0,  # part of the way, 0 to 1, that the object's contrast is matched at the seam
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Each object before its new background; differentiable in the masks."
     there, behind = tuple(images.shape), tuple(backgrounds.shape)
@@ -82,8 +27,6 @@ def composite(
         shapes = f"images have shape {there} and backgrounds {behind}"
         raise ValueError(f"{shapes}; expected the same, one background for each image")
     _check_masks(masks, images)
-    if matched: images = _match_contrast(images, masks, backgrounds, matched)
-    if feathered: masks = _feather(masks, feathered)
     return backgrounds + masks * (images - backgrounds)
 
 def _check_masks(masks, images):
@@ -94,12 +37,10 @@ def _check_masks(masks, images):
 def harden(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     threshold: float = 0.5,  # at and above which a pixel counts as object
-    straight_through: bool = False,  # let gradients pass as if nothing had been done
 ) -> torch.Tensor:  # `(n, 1, h, w)` of 0 and 1
     "Masks of 0 and 1."
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
-    hard = (masks >= threshold).to(masks.dtype)
-    return hard + (masks - masks.detach()) if straight_through else hard
+    return (masks >= threshold).to(masks.dtype)
 
 def top_mean(
     masks: torch.Tensor,  # `(n, 1, h, w)`
@@ -108,73 +49,22 @@ def top_mean(
     "Mean of the highest pixels of each mask: how surely something is there, wherever it is."
     return masks.flatten(1).topk(max(1, round(share * masks[0].numel())), dim=1).values.mean(1)
 
-# %% ../../nbs/objective/00_blend.ipynb #85897a2c
-_FLIPS = ("none", "horizontal", "vertical", "both")
-
-@dataclass(frozen=True)
-class Placement:
-    "How objects may be moved; by default, not at all."
-    shift: int = 0  # pixels, at most, along each side
-    flip: str = "none"  # 'none', 'horizontal' (left and right change places), 'vertical', or 'both', each half of the time
-    scale: float = 1.0  # largest factor, at least 1; the smallest is its inverse
-    turn: bool = False  # by any number of quarter turns
-
-    def __post_init__(self):
-        check_whole("shift", self.shift, 0, "pixels")
-        check_choice("flip", self.flip, _FLIPS)
-        if not 1 <= self.scale < float("inf"): raise ValueError(f"scale={self.scale}; expected a factor of at least 1")
-
-    def draw(self,
-        n: int,  # number of objects
-        generator: torch.Generator | None = None,  # for a repeatable draw
-    ) -> torch.Tensor:  # `(n, 2, 3)`: from places in the moved image to places in the image, x before y, pixels from the centre
-        "Random maps, one an object."
-        device = None if generator is None else generator.device
-        def uniform(*shape): return torch.rand(*shape, generator=generator, device=device)
-        def sign(allowed): return 1 - 2 * (uniform(n) < 0.5).float() * allowed
-        across, down = sign(self.flip in ("horizontal", "both")), sign(self.flip in ("vertical", "both"))
-        size = self.scale ** (1 - 2 * uniform(n))
-        quarter = (4 * uniform(n)).long() * self.turn
-        shift = (uniform(n, 2, 1) * (2 * self.shift + 1)).floor() - self.shift
-        cos = torch.tensor([1.0, 0, -1, 0], device=device)[quarter]
-        sin = torch.tensor([0.0, 1, 0, -1], device=device)[quarter]
-        rows = [torch.stack([across * cos, across * sin], 1), torch.stack([-down * sin, down * cos], 1)]
-        linear = torch.stack(rows, 1) / size[:, None, None]
-        return torch.cat([linear, -linear @ shift], 2)
-
 # %% ../../nbs/objective/00_blend.ipynb #8ff035df
+FLIPS = ("none", "horizontal", "vertical", "both")
+
 def random_flips(
     images: torch.Tensor,  # `(n, c, h, w)`
-    flip: str = "both",  # 'none', 'horizontal', 'vertical' or 'both', as in `Placement`
+    flip: str = "both",  # 'none', 'horizontal' (left and right change places), 'vertical', or 'both', each half of the time
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> torch.Tensor:  # `(n, c, h, w)`
     "Each image flipped or not, at random."
-    check_choice("flip", flip, _FLIPS)
+    check_choice("flip", flip, FLIPS)
     device = images.device if generator is None else generator.device
     for axis, name in ((-1, "horizontal"), (-2, "vertical")):
         if flip not in (name, "both"): continue
         chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=device) < 0.5
         images = torch.where(chosen.to(images.device), images.flip(axis), images)
     return images
-
-def _move_objects(
-    images: torch.Tensor,  # `(n, c, h, w)` object images
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-    placement: Placement = Placement(),  # what is allowed
-    generator: torch.Generator | None = None,  # for a repeatable draw
-) -> tuple[torch.Tensor, torch.Tensor]:  # images and masks, of the same shapes
-    "Each image and its mask moved alike, bilinearly; what isn't moved stays as it is, to the bit."
-    _check_masks(masks, images)
-    h, w = images.shape[2:]
-    maps = placement.draw(len(images), generator).to(images)
-    moved = (maps != torch.eye(2, 3).to(maps)).any(2).any(1)
-    sides = torch.tensor([w, h], device=maps.device) / 2  # affine_grid counts in half sides
-    maps = torch.cat([maps[..., :2] * sides, maps[..., 2:]], 2) / sides[:, None]
-    both = torch.cat([images, masks], 1)
-    grid = F.affine_grid(maps, both.shape, align_corners=False)
-    there = F.grid_sample(both, grid, align_corners=False)
-    there = torch.where(moved[:, None, None, None], there, both)
-    return there[:, :-1], there[:, -1:].clamp(0, 1)
 
 # %% ../../nbs/objective/00_blend.ipynb #770301fa
 def random_blobs(

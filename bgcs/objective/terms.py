@@ -5,7 +5,6 @@
 # %% ../../nbs/objective/05_terms.ipynb #79b417b8
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from dataclasses import asdict, dataclass
@@ -13,27 +12,27 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
-from ..backgrounds.encoders import info_nce
-from .blend import Placement, composite, random_blobs, top_mean
-from .divergence import DIVERGENCES, Divergence, make_divergence
+from ..data.checks import check_choice
+from .blend import FLIPS, composite, random_blobs
+from .divergence import Divergence, _named, make_divergence
 from .features import Patches, Pixels
 
 # %% auto #0
-__all__ = ['Objective', 'background_loss', 'recomposition_loss', 'mosaic_loss', 'presence_loss', 'mask_entropy', 'area_loss',
-           'total_variation', 'object_contrast', 'ClusterConsistency']
+__all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss', 'mosaic_loss']
 
 # %% ../../nbs/objective/05_terms.ipynb #a4149926
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    opening: float = 0.15  # share of training in which mosaics teach, before composites do; 0: composites from the start (the paper)
-    mosaic_weight: float = 2.0  # of the mosaic loss, in the opening
+    rehearsal: float = 0.3  # share of training, its first, in which made-up anomalies teach; 0: none (the paper)
+    opening: float = 0.2  # share of training, the next, in which mosaics teach, before composites do; 0: none (the paper)
+    anomaly_weight: float = 0.25  # of the anomaly loss after the rehearsal
+    anomaly_images: int = 24  # background-only images that get anomalies in each step after the rehearsal, at most
     mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most
-    presence_weight: float = 0.1  # of the presence loss, in the opening
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
     flip: str = "both"  # how mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none', as the domain allows
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
-    divergence: str = "sliced"  # between composites and real images: a key of `DIVERGENCES` (the paper: 'energy-sliced')
+    divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
     divergence_weight: float = 1.0  # of the conditional divergence
     n_projections: int = 256  # directions of sliced divergences of whole images, half as many of patches (the paper: 1000, images alone)
     temperature: float | str = 1.0  # of energy weights, in units of the mean cost (the paper: 'paper', of the summed cost)
@@ -44,16 +43,11 @@ class Objective:
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_shift: float = 0.5  # part, 0 to 1, of the logit shift that makes up for what is erased; less trims masks
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
-    entropy_weight: float = 0.0  # of the mean entropy of mask pixels, in nats: makes masks decide
-    area_weight: float = 0.0  # of the squared difference between a mask's mean and `object_share`
-    variation_weight: float = 0.0  # of total variation, the mean difference between neighbouring mask pixels: short outlines
-    contrast_weight: float = 0.0  # of the contrastive loss of objects before two backgrounds, after the opening
-    consistency_weight: float = 0.0  # of the cluster consistency of composites under the clusterer's encoder, after the opening
 
     def __post_init__(self):
         _check_divergence(self.divergence)
         _check_ranges(self)
-        Placement(flip=self.flip)  # refuses what is no flip
+        check_choice("flip", self.flip, FLIPS)
 
     def distances(self,
         size: tuple[int, int],  # of the images, height and width in pixels
@@ -74,7 +68,7 @@ def _check_divergence(name):
 def _check_ranges(objective):
     for name, value in asdict(objective).items():
         if name.endswith(("weight", "size", "shift")) and value < 0: raise ValueError(f"{name}={value}; expected 0 or more")
-    for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift"):
+    for name in ("rehearsal", "opening", "object_share", "recomposition_erased", "recomposition_shift"):
         value = getattr(objective, name)
         if not 0 <= value <= 1: raise ValueError(f"{name}={value}; expected a share from 0 to 1")
         if value == 1 and name in ("object_share", "recomposition_erased"):
@@ -83,8 +77,18 @@ def _check_ranges(objective):
 def _distance(objective, feature, n_projections):
     "The divergence of an objective between what a feature gives of images."
     settings = {"n_projections": n_projections, "temperature": objective.temperature}
-    accepted = inspect.signature(DIVERGENCES[objective.divergence]).parameters
+    accepted = inspect.signature(_named(objective.divergence)).parameters
     return make_divergence(objective.divergence, feature, **{k: v for k, v in settings.items() if k in accepted})
+
+# %% ../../nbs/objective/05_terms.ipynb #293dc7fb
+def anomaly_loss(
+    logits: torch.Tensor,  # `(n, 1, h, w)` of the network on images with made-up anomalies
+    masks: torch.Tensor,  # `(n, 1, h, w)` 1 where these are, as `anomalies` gives them
+) -> torch.Tensor:  # scalar, at least 0
+    "Cross-entropy plus half of the Dice loss."
+    found, sides = logits.sigmoid(), (1, 2, 3)
+    dice = (2 * (found * masks).sum(sides) + 1) / (found.sum(sides) + masks.sum(sides) + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + 0.5 * (1 - dice).mean()
 
 # %% ../../nbs/objective/05_terms.ipynb #4fabe366
 def background_loss(
@@ -146,73 +150,3 @@ def mosaic_loss(
     "Cross-entropy of the kind of image that each piece came from, when only the object tells them apart."
     if not 0 <= object_share < 1: raise ValueError(f"object_share={object_share}; expected a share from 0 to below 1")
     return F.binary_cross_entropy_with_logits(math.log(1 - object_share) + F.softplus(logits), from_objects)
-
-def presence_loss(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of object images
-    share: float = 0.03,  # of an image's area that is surely object
-) -> torch.Tensor:  # scalar, at least 0
-    "An object image shows the object somewhere: minus the logarithm of the mean of each mask's highest values."
-    return -top_mean(masks, share).clamp_min(1e-6).log().mean()
-
-# %% ../../nbs/objective/05_terms.ipynb #07531569
-def mask_entropy(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-) -> torch.Tensor:  # scalar in [0, log 2], in nats
-    "Mean entropy of mask pixels: 0 where each has decided."
-    inside = masks.clamp(1e-6, 1 - 1e-6)
-    return -(inside * inside.log() + (1 - inside) * (1 - inside).log()).mean()
-
-def area_loss(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of object images
-    share: float,  # of an image's area that an object is expected to cover
-) -> torch.Tensor:  # scalar in [0, 1]
-    "Mean squared difference between each mask's mean and the share expected."
-    return (masks.flatten(1).mean(1) - share).pow(2).mean()
-
-def total_variation(
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
-) -> torch.Tensor:  # scalar in [0, 2]
-    "Mean difference between neighbouring mask pixels, down and across (Rudin, Osher, Fatemi, 1992)."
-    return masks.diff(dim=2).abs().mean() + masks.diff(dim=3).abs().mean()
-
-# %% ../../nbs/objective/05_terms.ipynb #a17135ca
-def object_contrast(
-    features: torch.Tensor,  # `(n, d, h, w)` of composites, as `UNet.features` gives them
-    others: torch.Tensor,  # `(n, d, h, w)` of the same objects before other backgrounds
-    masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1] of the objects
-    temperature: float = 0.1,  # divides the cosines
-) -> torch.Tensor:  # scalar, in nats; log n where objects can't be told apart
-    "Contrastive loss of features averaged under the mask: an object must be found among others, whatever is behind it."
-    area = masks.sum((2, 3)).clamp_min(1e-6)
-    pooled = [F.normalize((maps * masks).sum((2, 3)) / area, dim=1) for maps in (features, others)]
-    return info_nce(*pooled, temperature)
-
-# %% ../../nbs/objective/05_terms.ipynb #3e05a047
-class ClusterConsistency:
-    "How much composites look like their target cluster to the encoder that found the clusters; the encoder stays as it is."
-    def __init__(self,
-        clusterer,  # a fitted `BackgroundClusterer`
-        temperature: float = 0.5,  # of the soft assignment, in units of the mean squared distance to an embedding's own centre
-    ):
-        embeddings, labels = clusterer.embeddings_, clusterer.labels_
-        self.clusters = sorted(set(labels.tolist()) - {-1})
-        self.centres = torch.stack([embeddings[labels == k].mean(0) for k in self.clusters])
-        own = torch.cat([embeddings[labels == k] - centre for k, centre in zip(self.clusters, self.centres)])
-        self.scale = temperature * float(own.pow(2).sum(1).mean().clamp_min(1e-12))
-        self.encoder = copy.deepcopy(clusterer.encoder_).eval().requires_grad_(False)
-        self.patch_size = clusterer.patch_size_
-
-    def __call__(self,
-        composites: torch.Tensor,  # `(n, c, h, w)`
-        targets: torch.Tensor,  # `(n,)` int64: the cluster whose background each composite has
-    ) -> torch.Tensor:  # scalar, in nats
-        "Cross-entropy of the target cluster, softly assigned by the distance of border patches to the centres."
-        from bgcs.backgrounds.cluster import _border_patches  # it brings scikit-learn
-
-        patches = _border_patches(composites, self.patch_size)
-        encoder = self.encoder.to(composites.device)
-        embedded = encoder(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).mean(1)
-        if encoder.on_sphere: embedded = F.normalize(embedded, dim=1)
-        distances = (embedded[:, None] - self.centres.to(embedded)).pow(2).sum(2)
-        index = torch.tensor([self.clusters.index(k) for k in targets.tolist()], device=composites.device)
-        return F.cross_entropy(-distances / self.scale, index)

@@ -260,7 +260,7 @@ class Schedule:
     steps: int | None = 1200  # optimiser steps; null: as many as `passes` asks for
     passes: float | None = None  # over the object images, in place of steps
     rounds: int = 12  # parts into which the steps are divided; at the end of each, masks are judged and shown
-    per_cluster: int = 6  # composites for each target cluster and step
+    per_cluster: int | None = None  # composites for each target cluster and step; null: enough for 32, at least 6
     n_real: int = 128  # real object images of each target cluster and step, at most
     target_clusters: int | None = None  # of each step; null: all
     lr: float = 2e-3  # learning rate of Adam, its peak in a one-cycle schedule
@@ -292,7 +292,8 @@ class Schedule:
         n_clusters: int,  # clusters there are
     ) -> int:
         "Optimiser steps."
-        batch = (self.target_clusters or n_clusters) * (self.per_cluster + self.n_real)
+        each = self.batches.composites_each(n_clusters)
+        batch = (self.target_clusters or n_clusters) * (each + self.n_real)
         return self.steps or max(1, math.ceil(self.passes * n_objects / batch))
 
 # %% ../../nbs/runs/00_settings.ipynb #1dd51385
