@@ -1,6 +1,4 @@
 """Criteria without masks: properties, degenerate models, bad input."""
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgcs.data.images import ImageSet
-from bgcs.masks.criteria import (FOLDS, Verdict, _agreement, _false_positive_area, _FAULTS, _held_out_divergence, _judge, _paste_consistency,
-                                 _removal_residual, _sameness, _score, _seam_features, _separation, _two_sample_auc, _verdict,
-                                 _verdict_in_words, choose_threshold, compare, criteria, hold_out, judged_clusters, mask_iou, plot_comparison,
-                                 predict_masks, rank_agreement)
+from bgcs.masks.criteria import (FOLDS, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual, _score,
+                                 _seam_features, _separation, _two_sample_auc, choose_threshold, compare, criteria, hold_out, judged_clusters,
+                                 mask_iou, plot_comparison, predict_masks, rank_agreement)
 from bgcs.objective.blend import harden, random_blobs
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
@@ -172,7 +169,6 @@ DATA, CLUSTERS = striped(12)
     (lambda: compare({"a": bright}, *striped(6), progress=False), "5 folds need at least 5"),
     (lambda: criteria(bright, hold_out(DATA, CLUSTERS), names=["scores"]), "names='scores' is not known (did you mean 'score'?); expected one of 'score', 'divergence'"),
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), (0.5,), by="beauty"), "by='beauty' is not known"),
-    (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), (0.5,), by="object_area"), "by='object_area' is not known"),
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), ()), "thresholds is empty"),
     (lambda: mask_iou(DATA.masks, DATA.masks[0]), "masks have shapes (24, 1, 16, 16) and (1, 16, 16); expected the same"),
     (lambda: _agreement(bright, DATA.images, DATA.masks, DATA.images, shift=0), "shift=0; expected at least 1 pixel, and less than the sides of the images, (16, 16)"),
@@ -201,62 +197,3 @@ def test_clusters_that_can_be_judged():
     assert judged_clusters(presence, clusters.clamp(max=0)) is None  # one cluster
     assert judged_clusters(presence[:0], clusters[:0]) is None and FOLDS == 5
     assert judged_clusters(presence, torch.where(clusters == 1, 70, clusters)).unique().tolist() == [-1, 0, 70]
-
-
-def everywhere(images): return (torch.arange(images.shape[3]) // 4 % 2).float().expand(len(images), 1, *images.shape[2:])
-
-
-@pytest.mark.parametrize("model, word, said", [
-    (bright, "usable", ()), (everywhere, "failed", ("same in every image", "doesn't tell object images", "mark 50% of images without")),
-    (nothing, "failed", ("same in every image", "doesn't tell object images", "mark nothing")),
-    (whole, "failed", ("same in every image", "mark 100% of object images")),
-])
-def test_the_verdict_on_models_that_are_known(model, word, said):
-    verdict = _judge(model, hold_out(*striped()))
-    assert verdict.word == word and len(verdict.reasons) == len(said), verdict
-    for reason, words in zip(verdict.reasons, said): assert words in reason and ": " in reason  # what to do, too
-
-
-SOUND = {"sameness": 0.1, "separation": 0.9, "object_area": 0.1, "false_positive_area": 0.01}
-
-
-@pytest.mark.parametrize("changes, word, reasons", [
-    ({}, "usable", 0), ({"sameness": 0.51}, "failed", 1), ({"sameness": 0.5}, "usable", 0),
-    ({"separation": 0.76}, "usable", 0), ({"separation": 0.7}, "doubtful", 1), ({"separation": 0.59}, "failed", 1),
-    ({"object_area": 0.51}, "doubtful", 1), ({"object_area": 0.0}, "failed", 1), ({"false_positive_area": 0.21}, "doubtful", 1),
-    ({"false_positive_area": 0.21, "sameness": 0.9, "separation": 0.7}, "failed", 3), ({"separation": float("nan")}, "usable", 0),
-])
-def test_each_fault_of_the_table(changes, word, reasons):
-    verdict = _verdict(SOUND | changes)
-    assert (verdict.word, len(verdict.reasons)) == (word, reasons), verdict
-    assert word == "usable" or not any("{" in reason for reason in verdict.reasons)
-    if len(changes) == 3: assert "same in every image" in verdict.reasons[0]  # the worst first
-
-
-def test_the_table_is_about_criteria_that_there_are():
-    found = criteria(bright, hold_out(DATA, CLUSTERS))
-    assert {name for name, *_ in _FAULTS} <= set(found)
-    assert found["object_area"] == pytest.approx(36 / 256) and 0 < found["sameness"] < 0.5
-    for *_, word, reason in _FAULTS: Verdict(word, (reason.format(value=0.5),))
-
-
-def test_criteria_that_are_missing_are_passed_over():
-    assert str(_verdict({})) == "usable" and _verdict({"iou": 0.1, "separation": 0.5}).word == "failed"
-
-
-def test_a_verdict_in_words_and_in_plain_values():
-    verdict = Verdict("doubtful", ("one: do this", "two: do that"))
-    assert str(verdict) == "doubtful: one: do this; two: do that" and str(Verdict("usable")) == "usable"
-    assert _verdict_in_words(None) == "not judged: no images were held out" and _verdict_in_words(verdict) == str(verdict)
-    assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict
-    for wrong in ({"word": "fine", "reasons": []}, {"word": "failed", "reasons": "x"}, {"word": "failed", "reasons": [1]}, {"word": [], "reasons": []}):
-        with pytest.raises(ValueError): Verdict.from_dict(wrong)
-
-
-@some
-@given(st.integers(2, 9), st.integers(0, 1000))
-def test_sameness_of_masks_and_of_none(n, seed):
-    masks = torch.rand(n, 1, 9, 7, generator=generator(seed))
-    expected = float(masks.mean(0).var(correction=0) / masks.var(correction=0))
-    assert _sameness(masks) == pytest.approx(expected, abs=1e-5) and _sameness(masks[:1].expand(n, -1, -1, -1)) == pytest.approx(1)
-    assert _sameness(torch.full((n, 1, 9, 7), 0.3)) == 1 and _sameness(masks.mean((1, 2, 3), keepdim=True).expand(-1, -1, 9, 7)) == pytest.approx(0, abs=1e-9)

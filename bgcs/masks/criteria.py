@@ -20,6 +20,7 @@ from ..objective.batches import Pairing, _check_clusters
 from ..objective.blend import composite, harden, random_blobs, top_mean
 from ..objective.divergence import conditional_divergence, make_divergence
 from ..objective.features import Patches, Pixels
+from .witness import Witness, train_witness
 
 # Importing pandas takes long, so functions do that where they need it; annotations name it in quotes, for documentation
 # looks up all other names.
@@ -76,8 +77,39 @@ class HeldOut:
     real_index: torch.Tensor  # `(n,)` int64: which each of `real` is
     backgrounds: torch.Tensor  # `(m, c, h, w)` background-only images
     random_state: int  # seed of what the criteria draw
+    witness: Witness | None = None  # trained on other images; None: two are trained on these, each for the other half
 
     def __len__(self): return len(self.objects)
+
+    @cached_property
+    def elsewhere(self) -> torch.Tensor:
+        "For each object image another one `(n,)`, whose mask is laid over it to compare."
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.random_state))
+        there = torch.empty_like(order)
+        there[order] = order.roll(1)
+        return there
+
+    @cached_property
+    def _witnesses(self):
+        "Witnesses, and which of them `(n,)` may judge each object image: one that hasn't been trained on it."
+        if self.witness is not None: return [self.witness], torch.zeros(len(self), dtype=torch.long)
+        half = self.moved_index % 2
+        if len(half.unique()) < 2: half = torch.arange(len(self)) % 2
+        return [_witness_of_half(self, half, k) for k in (0, 1)], half
+
+    def shows(self,
+        images: torch.Tensor,  # `(n, c, h, w)` what has become of `objects`
+    ) -> torch.Tensor:  # `(n,)` in [0, 1]
+        "How surely images still show the object, by a witness that doesn't know them."
+        witnesses, which = self._witnesses
+        found = torch.zeros(len(images))
+        for k, witness in enumerate(witnesses): found[which == k] = witness.probability(images[which == k])
+        return found
+
+    @cached_property
+    def evidence_there(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "What witnesses say of object images, and of backgrounds of the same clusters: `(n,)` each."
+        return self.shows(self.objects), self.shows(self.same)
 
     @property
     def most(self) -> int:
@@ -105,6 +137,14 @@ def _deal(pairing, n, generator):
     moved, onto, real = zip(*dealt)
     return torch.cat(moved), torch.cat(onto), torch.cat(real)
 
+def _witness_of_half(held_out, half, k):
+    "A witness for the object images of one half, trained on those of the other."
+    objects, backgrounds = held_out.objects[half != k], held_out.backgrounds[1 - k :: 2]
+    if not len(objects) or not len(backgrounds): objects, backgrounds = held_out.objects, held_out.backgrounds
+    presence = torch.arange(len(objects) + len(backgrounds)) < len(objects)
+    few = min(48, len(objects), len(backgrounds))
+    return train_witness(ImageSet(torch.cat([objects, backgrounds]), presence), batch_size=few, random_state=held_out.random_state)
+
 def _backgrounds_alike(pairing, own, generator):
     "For each object, by its own cluster, the index of a background-only image of that cluster."
     same = torch.empty_like(own)
@@ -119,6 +159,7 @@ def hold_out(
     clusters: torch.Tensor,  # `(len(data),)` int64: every image's background cluster, see `BackgroundClusterer.predict`; -1: left out
     n: int = 300,  # object images to move, about; also the most background-only images
     random_state: int = 0,  # seed
+    witness: Witness | None = None,  # trained on other images; None: two are trained on these, when they are needed
 ) -> HeldOut:
     "Deal held-out images for the criteria."
     data, clusters = data.weak(), _check_clusters(clusters, len(data))
@@ -141,6 +182,7 @@ def hold_out(
         real_index=real,
         backgrounds=data.images[backgrounds[spread]],
         random_state=random_state,
+        witness=witness,
     )
 
 # %% ../../nbs/masks/01_criteria.ipynb #166432b0
@@ -335,15 +377,6 @@ _LOWER_IS_BETTER = (
 )
 _NO_GOOD_SIDE = ("object_area",)  # nothing can be ranked by these
 
-_SCORED = ("paste_iou", "two_sample_auc")  # what the score is made of
-
-def _score(
-    found: dict[str, float],  # with 'paste_iou' and 'two_sample_auc', as `criteria` gives them
-) -> float:  # in [0, 1]
-    "The default criterion: mean of paste consistency, which counts twice, and of what the classifier can't tell."
-    uncertain = min(1.0, 2 * (1 - found["two_sample_auc"]))
-    return float((found["paste_iou"] ** 2 * uncertain) ** (1 / 3))
-
 # %% ../../nbs/masks/01_criteria.ipynb #e50e053e
 class _Exam:
     "Masks of the held-out images by one model, predicted once and only when something asks for them."
@@ -374,6 +407,14 @@ class _ExamAt:
         return criterion(exam.model, objects, self.masks, backgrounds, **options)
 
 # %% ../../nbs/masks/01_criteria.ipynb #66a15add
+def _ask_evidence(at):
+    h = at.held_out
+    there, without = h.evidence_there
+    def taken(masks): return float((there - h.shows(composite(h.same, masks, h.objects))).mean())
+    least = 0.05  # where witnesses can hardly tell the kinds apart, nothing is evidence
+    gap = max(float((there - without).mean()), least)
+    return {"evidence": (taken(at.masks) - taken(at.masks[h.elsewhere])) / gap}
+
 def _ask_divergence(at):
     h = at.held_out
     found = _held_out_divergence(at.composites, h.targets, h.real, random_state=h.random_state)
@@ -388,6 +429,7 @@ def _ask_paste(at):
     return {"paste_iou": at.asked(_paste_consistency, at.held_out.same, random_state=at.held_out.random_state)}
 
 _QUESTIONS = (  # criteria that are found together, and how
+    (("evidence",), _ask_evidence),
     (("divergence", "relative_divergence"), _ask_divergence),
     (("two_sample_auc", "two_sample_excess"), _ask_classifier),
     (("false_positive_mean", "false_positive_area"), lambda at: _false_positive_area(at.exam.empty, at.threshold)),
@@ -404,11 +446,11 @@ _RANKED = tuple(name for name in _CRITERIA if name not in _NO_GOOD_SIDE)
 # %% ../../nbs/masks/01_criteria.ipynb #7aa385e0
 def _answers(exam, threshold, names=_CRITERIA):
     "The criteria named, and what is found along with them."
-    wanted = {*names, *_SCORED} if "score" in names else set(names)
+    wanted = {*names, "evidence"} if "score" in names else set(names)
     at, found = exam.at(threshold), {}
     for together, ask in _QUESTIONS:
         if wanted & set(together): found |= ask(at)
-    return {"score": _score(found)} | found if "score" in names else found
+    return {"score": found["evidence"]} | found if "score" in names else found
 
 def criteria(
     model,  # see `predict_masks`
@@ -452,7 +494,7 @@ def _check_thresholds(thresholds):
 def choose_threshold(
     model,  # see `predict_masks`
     held_out: HeldOut,  # see `hold_out`
-    thresholds: Iterable[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
+    thresholds: Iterable[float] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
     by: str = "score",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
     batch_size: int = 64,  # images at a time

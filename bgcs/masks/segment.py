@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,9 +24,10 @@ from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
-from .criteria import FOLDS, HeldOut, choose_threshold, criteria, hold_out, judged_clusters
+from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
 from .criteria import Verdict, _judge, _verdict_in_words
 from .masknet import UNet
+from .witness import train_witness
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
@@ -39,6 +41,20 @@ __all__ = ['SCHEDULES', 'Segmenter']
 
 # %% ../../nbs/masks/02_segment.ipynb #9b621914
 SCHEDULES = ("one-cycle", "constant")
+
+_PEAKS = {"rehearsal": 1.0, "opening": 0.5, "composites": 1.0}  # of each phase's cycle, in units of the learning rate
+
+def _phases(objective, steps):
+    "First step, number of steps and peak of each phase that has any."
+    ends = [round(steps * share) for share in (0, objective.rehearsal, objective.rehearsal + objective.opening, 1)]
+    spans = zip(ends, ends[1:], _PEAKS.values())
+    return [(start, end - start, peak) for start, end, peak in spans if end > start]
+
+def _cycle(phases, step):
+    "Learning rate at a step, in units of its peak: up over a tenth of a phase, then down by half a cosine."
+    start, length, peak = [phase for phase in phases if phase[0] <= step][-1]
+    done = min((step - start) / length, 1.0)
+    return peak * min(1.0, 10 * (done + 1 / length)) * (1 + math.cos(math.pi * done)) / 2
 
 def _average(averaged, current, n_averaged):
     "Exponential moving average that begins as a plain mean, of lists of tensors, in place."
@@ -87,21 +103,20 @@ class _MaskNetwork(Trainable):
         lr = self.settings["lr"]
         optimizer = torch.optim.Adam(self.net.parameters(), lr=lr, betas=(0.9, 0.99))
         if self.settings["schedule"] == "constant": return optimizer
-        start = 0.2 if steps == 10 else 0.1  # OneCycleLR divides by start * steps - 1
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=start)
+        phases = _phases(self.objective, steps)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cycle(phases, step))
 
 # %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
 class _Losses(_MaskNetwork):
     "The objective on a batch."
     objective: Objective
-    reopened = False  # composites made masks worse, so that training went back to mosaics
 
     @property
     def phase(self) -> str:
         "What teaches: 'rehearsal', 'opening' or 'composites'."
         o, done = self.objective, self.trained_share
         if done < o.rehearsal: return "rehearsal"
-        return "opening" if self.reopened or done < o.rehearsal + o.opening else "composites"
+        return "opening" if done < o.rehearsal + o.opening else "composites"
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
@@ -118,13 +133,22 @@ class _Losses(_MaskNetwork):
 
     def _terms(self, batch, shared, own):
         "Weight and function of each term of the present phase."
-        o, phase = self.objective, self.phase
+        phase = self.phase
         if phase == "rehearsal": return {"anomaly": (1.0, lambda: self._anomaly(batch["backgrounds"], own))}
-        if phase == "composites": return self._terms_of_composites(batch, shared, own)
-        some = batch["backgrounds"][: o.anomaly_images]
+        if phase == "opening": return self._terms_of_opening(batch, own)
+        return self._terms_of_composites(batch, shared, own)
+
+    def _terms_of_opening(self, batch, own):
+        "Mosaics and anomalies in one pass, so that batch normalisation sees both at once."
+        o, n = self.objective, min(self.objective.anomaly_images, len(batch["backgrounds"]))
+        mosaics, from_objects = self._mosaics(batch, own)
+        some = torch.randperm(len(batch["backgrounds"]), generator=own, device=mosaics.device)[:n]
+        changed, masks = self._with_anomalies(batch["backgrounds"][some], own)
+        logits = self._logits(torch.cat([mosaics, changed]))
+        of_mosaics, of_anomalies = logits[: len(mosaics)], logits[len(mosaics) :]
         return {
-            "mosaic": (1.0, lambda: self._mosaic(batch, own)),
-            "anomaly": (o.anomaly_weight, lambda: self._anomaly(some, own)),
+            "mosaic": (1.0, lambda: mosaic_loss(of_mosaics, from_objects, o.object_share)),
+            "anomaly": (o.anomaly_weight, lambda: anomaly_loss(of_anomalies, masks)),
         }
 
     def _terms_of_composites(self, batch, shared, own):
@@ -139,8 +163,11 @@ class _Losses(_MaskNetwork):
             "recomposition": (o.recomposition_weight, lambda: self._recomposition(images, backgrounds, own)),
         }
 
+    def _with_anomalies(self, backgrounds, own):
+        return anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
+
     def _anomaly(self, backgrounds, own):
-        changed, masks = anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
+        changed, masks = self._with_anomalies(backgrounds, own)
         return anomaly_loss(self._logits(changed), masks)
 
     def _divergence(self, composites, batch, shared):
@@ -148,15 +175,14 @@ class _Losses(_MaskNetwork):
         ours, real = (gather(composites), gather(batch["targets"])), (batch["real"], batch["real_clusters"])
         return conditional_divergence(distances, *ours, *real, shared)
 
-    def _mosaic(self, batch, own):
+    def _mosaics(self, batch, own):
         "Mosaics of backgrounds and of object images that have such backgrounds."
         o, targets = self.objective, batch["targets"]
         some = torch.randperm(len(targets), generator=own, device=targets.device)[:o.mosaic_images]
         alike = (targets[some, None] == batch["real_clusters"]).float()
         objects = batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
         objects, backgrounds = (random_flips(x, o.flip, own) for x in (objects, batch["backgrounds"][some]))
-        mosaics, from_objects = mosaic(objects, backgrounds, generator=own)
-        return mosaic_loss(self._logits(mosaics), from_objects, o.object_share)
+        return mosaic(objects, backgrounds, generator=own)
 
     def _recomposition(self, images, backgrounds, own):
         o = self.objective
@@ -181,30 +207,23 @@ def _last_best(scores): return max(range(len(scores)), key=lambda i: (scores[i],
 
 class _BestRound:
     "The best round so far, and what was judged before."
-    patience = 3  # rounds
-
     def __init__(self, held_out):
-        self.held_out, self.history, self.opening = held_out, [], True
-        self.weights, self.state = None, None  # of the average and of the network
+        self.held_out, self.history, self.phase = held_out, [], None
+        self.weights, self.state, self.threshold = None, None, 0.5  # weights of the average and of the network
 
     def judge(self, segmenter):
         "Judge a round that has just ended."
-        at = {"step": segmenter.steps_done, "opening": self.opening}
-        self.history.append(at | criteria(segmenter, self.held_out, names=("score",)))
+        choice = choose_threshold(segmenter, self.held_out, progress=False)
+        found = {"score": float(choice.table["score"][choice.threshold]), "threshold": choice.threshold}
+        self.history.append({"step": segmenter.steps_done, "phase": self.phase} | found)
         scores = [round["score"] for round in self.history]
         if _last_best(scores) == len(scores) - 1:
             self.weights = copy.deepcopy(segmenter.averaged.module.state_dict())
             self.state = copy.deepcopy(segmenter.net.state_dict())
+            self.threshold = choice.threshold
 
-    @property
-    def worse(self):
-        "Whether composites have made masks worse than the opening left them, for some rounds on end."
-        before = [at["score"] for at in self.history if at["opening"]]
-        since = [at["score"] for at in self.history][-self.patience:]
-        if not before or self.opening or len(self.history) - len(before) < self.patience: return False
-        return max(since) < max(before)
-
-    def to_dict(self): return {name: getattr(self, name) for name in ("history", "opening", "weights", "state")}
+    def to_dict(self):
+        return {name: getattr(self, name) for name in ("history", "phase", "weights", "state", "threshold")}
 
     def update(self, state): vars(self).update(state)
 
@@ -214,7 +233,17 @@ class _Rounds(_Losses):
     history_: list[dict[str, float]]
 
     def on_epoch_start(self):
-        if self._best is not None: self._best.opening = self.phase != "composites"
+        best = self._best
+        if best is None: return
+        if best.weights is not None and self.phase != best.phase: self._go_on_from(best)
+        best.phase = self.phase
+
+    @torch.no_grad()
+    def _go_on_from(self, best):
+        "Begin a phase with the best weights, shifted so that a mask of 0.5 is where their threshold was."
+        for net, weights in ((self.averaged.module, best.weights), (self.net, best.state)):
+            net.load_state_dict(weights)
+            net.head.bias -= math.log(best.threshold / (1 - best.threshold))
 
     def on_epoch_end(self):
         best = self._best
@@ -222,16 +251,10 @@ class _Rounds(_Losses):
         best.judge(self)
         self.history_ = best.history
         self.train()
-        if not best.worse: return
-        self.averaged.module.load_state_dict(best.weights)
-        self.net.load_state_dict(best.state)
-        self.reopened = True
 
-    def progress_state(self):
-        return {"reopened": self.reopened, "best": None if self._best is None else self._best.to_dict()}
+    def progress_state(self): return {"best": None if self._best is None else self._best.to_dict()}
 
     def load_progress(self, state):
-        self.reopened = state["reopened"]
         if self._best is not None: self._best.update(state["best"])
 
 # %% ../../nbs/masks/02_segment.ipynb #c926951a
@@ -241,7 +264,7 @@ _TOO_LITTLE = (
     "larger share, or held_out=None to say that this is meant."
 )
 
-def _set_aside(data, clusters, held_out, random_state):
+def _set_aside(data, clusters, held_out, random_state, steps):
     "What to train on, with the numbers of these images, and what to choose by."
     everything = data, clusters, torch.arange(len(data))
     if held_out is None: return *everything, None
@@ -255,7 +278,8 @@ def _set_aside(data, clusters, held_out, random_state):
         warnings.warn(_TOO_LITTLE.format(share=held_out, FOLDS=FOLDS), stacklevel=3)
         return *everything, None
     kept = tuple(part[~aside] for part in everything)
-    return *kept, hold_out(data[aside], judged, random_state=random_state)
+    witness = train_witness(kept[0], max(20, min(250, steps // 2)), random_state=random_state)
+    return *kept, hold_out(data[aside], judged, random_state=random_state, witness=witness)
 
 def _content(data):
     "A digest of presence and of images, of many images of some."
@@ -340,17 +364,17 @@ class _Fitting(_Rounds):
         raise ValueError(f"held_out is an image set, and only a clusterer can tell the clusters of its images; {advice}")
 
     def _begin(self, held_out, compile):
-        self.reopened, self.history_, self.threshold_ = False, [], 0.5
+        self.history_, self.threshold_ = [], 0.5
         self._best = None if held_out is None else _BestRound(held_out)
         self._compiled = torch.compile(self.net.forward) if compile else None
         self.train()
 
-    def _keep_best(self, held_out, progress):
+    def _keep_best(self):
         best, self._best = self._best, None
         if best is None or best.weights is None: return
         self.history_ = best.history
         for net in (self.averaged.module, self.net): net.load_state_dict(best.weights)
-        self.threshold_ = choose_threshold(self, held_out, progress=progress).threshold
+        self.threshold_ = best.threshold
 
 # %% ../../nbs/masks/02_segment.ipynb #47e18e6d
 class _Judged(_Fitting):
@@ -360,9 +384,9 @@ class _Judged(_Fitting):
         "Whether its masks can be used, by the images held out; None where none were, so that nothing was judged."
         return _verdict_of(self.card_)
 
-    def _finish(self, data, schedule, held_out, progress, callbacks):
+    def _finish(self, data, schedule, held_out, callbacks):
         "Keep the best round, judge it, and tell callbacks that wait for the verdict."
-        self._keep_best(held_out, progress)
+        self._keep_best()
         verdict = None if held_out is None else _judge(self, held_out, self.threshold_)
         self.card_ = _card(self, data, schedule, verdict)
         for callback in callbacks:
@@ -399,7 +423,7 @@ class _Fits(_Judged):
         if isinstance(held_out, ImageSet): held_out = self._judges(held_out)
         schedule = {"steps": steps, "rounds": rounds, **asdict(batches), "held_out": share}
         identity = None if folder is None else _identity(data, clusters, self.settings, schedule)
-        part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state)
+        part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state, steps)
         deal = Transplants(labels[part.presence], labels[~part.presence], batches, self.random_state)
         loader = loader_of(TransplantImages(part, numbers), deal, -(-steps // min(rounds, steps)), self)
         self._begin(held_out, compile)
@@ -410,7 +434,7 @@ class _Fits(_Judged):
                     callbacks=callbacks, progress=progress, max_steps=steps, **training,
                 )
         finally: self.cpu().eval()._compiled = None
-        self._finish(data, schedule, held_out, progress, callbacks)
+        self._finish(data, schedule, held_out, callbacks)
         return self
 
 # %% ../../nbs/masks/02_segment.ipynb #497db2f8
