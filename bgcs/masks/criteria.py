@@ -137,13 +137,16 @@ def _deal(pairing, n, generator):
     moved, onto, real = zip(*dealt)
     return torch.cat(moved), torch.cat(onto), torch.cat(real)
 
+_STEPS_OF_HALF = 100  # a half has few images to learn from
+
 def _witness_of_half(held_out, half, k):
     "A witness for the object images of one half, trained on those of the other."
     objects, backgrounds = held_out.objects[half != k], held_out.backgrounds[1 - k :: 2]
     if not len(objects) or not len(backgrounds): objects, backgrounds = held_out.objects, held_out.backgrounds
     presence = torch.arange(len(objects) + len(backgrounds)) < len(objects)
-    few = min(48, len(objects), len(backgrounds))
-    return train_witness(ImageSet(torch.cat([objects, backgrounds]), presence), batch_size=few, random_state=held_out.random_state)
+    few = min(32, len(objects), len(backgrounds))
+    images = ImageSet(torch.cat([objects, backgrounds]), presence)
+    return train_witness(images, _STEPS_OF_HALF, few, held_out.random_state)
 
 def _backgrounds_alike(pairing, own, generator):
     "For each object, by its own cluster, the index of a background-only image of that cluster."

@@ -33,7 +33,7 @@ class Witness(nn.Module):
     ):
         super().__init__()
         self.places = nn.Sequential(
-            nn.BatchNorm2d(channels), *_stage(channels, width, 5), nn.MaxPool2d(2, ceil_mode=True),
+            nn.BatchNorm2d(channels), *_stage(channels, width, 5, 2),
             *_stage(width, 2 * width, 3), nn.MaxPool2d(2, ceil_mode=True), *_stage(2 * width, 4 * width, 3),
             nn.Conv2d(4 * width, 1, 1),
         )
