@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgcs.data.images import ImageSet
-from bgcs.masks.criteria import (FOLDS, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual, _score,
+from bgcs.masks.criteria import (FOLDS, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual,
                                  _seam_features, _separation, _two_sample_auc, choose_threshold, compare, criteria, hold_out, judged_clusters,
                                  mask_iou, plot_comparison, predict_masks, rank_agreement)
+from bgcs.masks.witness import Witness
 from bgcs.objective.blend import harden, random_blobs
 
 some = settings(deadline=None, derandomize=True, max_examples=25)
@@ -107,9 +108,28 @@ def test_separation_is_the_auc_of_the_top():
     assert _separation(objects, backgrounds) == pytest.approx(2 / 3)
 
 
-def test_score_is_a_geometric_mean():
-    assert _score({"paste_iou": 0.5, "two_sample_auc": 0.75}) == pytest.approx(0.5) and _score({"paste_iou": 0.2, "two_sample_auc": 0.6}) == pytest.approx((0.04 * 0.8) ** (1 / 3))
-    assert _score({"paste_iou": 1, "two_sample_auc": 1}) == 0 and _score({"paste_iou": 1, "two_sample_auc": 0.3}) == 1
+class SeesBright(Witness):
+    "A witness that is sure of the object where anything is bright."
+    def forward(self, images): return 20 * (images.amax((1, 2, 3)) - 0.8)
+
+
+def test_evidence_is_what_goes_with_the_mask_alone():
+    h = hold_out(*striped(), witness=SeesBright(1))
+    def evidence(model): return criteria(model, h, names=["evidence"])["evidence"]
+    stripes = torch.zeros(16, 16)
+    stripes[:, :2] = 1
+    assert evidence(bright) > 0.5
+    assert evidence(lambda images: stripes.expand(len(images), 1, -1, -1)) == 0  # the same in every image
+    assert evidence(lambda images: torch.ones_like(images)) == 0 == evidence(nothing)
+    assert evidence(lambda images: bright(images).roll(8, 3)) < 0.2  # beside the object
+    assert criteria(bright, h, names=["score"]) == {"score": evidence(bright), "evidence": evidence(bright)}
+
+
+def test_a_witness_never_judges_what_it_was_trained_on():
+    h = hold_out(*striped())
+    witnesses, which = h._witnesses
+    assert len(witnesses) == 2 and sorted(which.unique().tolist()) == [0, 1]
+    for index in h.moved_index.unique(): assert len(which[h.moved_index == index].unique()) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 5, 6), (2, 3, 16, 9), (1, 2, 40, 40)])
@@ -167,7 +187,7 @@ DATA, CLUSTERS = striped(12)
     (lambda: compare({"a": bright}, DATA, CLUSTERS, threshold=80, progress=False), "threshold=80"),
     (lambda: compare({}, DATA, CLUSTERS), "no models"),
     (lambda: compare({"a": bright}, *striped(6), progress=False), "5 folds need at least 5"),
-    (lambda: criteria(bright, hold_out(DATA, CLUSTERS), names=["scores"]), "names='scores' is not known (did you mean 'score'?); expected one of 'score', 'divergence'"),
+    (lambda: criteria(bright, hold_out(DATA, CLUSTERS), names=["scores"]), "names='scores' is not known (did you mean 'score'?); expected one of 'score', 'evidence'"),
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), (0.5,), by="beauty"), "by='beauty' is not known"),
     (lambda: choose_threshold(bright, hold_out(DATA, CLUSTERS), ()), "thresholds is empty"),
     (lambda: mask_iou(DATA.masks, DATA.masks[0]), "masks have shapes (24, 1, 16, 16) and (1, 16, 16); expected the same"),
