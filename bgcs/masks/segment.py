@@ -197,7 +197,7 @@ class _BestRound:
 
     @property
     def worse(self):
-        "Whether composites have made masks worse than the opening left them, for some rounds on end."
+        "Whether composites have made masks worse than what came before left them, for some rounds on end."
         before = [at["score"] for at in self.history if at["opening"]]
         since = [at["score"] for at in self.history][-self.patience:]
         if not before or self.opening or len(self.history) - len(before) < self.patience: return False
