@@ -67,7 +67,10 @@ class Begun(L.Callback):
     def on_train_batch_start(self, *_): self.at.append(bench.now("cpu"))
 
 
-OBJECTIVES = {"paper": TINY.segmenter().objective, "recomposition": Objective(opening=0), "mosaics": Objective(opening=1)}
+OBJECTIVES = {
+    "paper": TINY.segmenter().objective, "anomalies": Objective(rehearsal=1), "mosaics": Objective(rehearsal=0, opening=1),
+    "recomposition": Objective(rehearsal=0, opening=0),
+}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -233,7 +236,9 @@ def reference(images, weights, depth):
     def norm(x, name): return F.batch_norm(x, None, None, weights[f"{name}.weight"], weights[f"{name}.bias"], training=True)
 
     def block(x, name):
-        for i in (0, 3): x = F.relu(norm(F.conv2d(x, weights[f"{name}.{i}.weight"], padding=1), f"{name}.{i + 1}"))
+        for i in (0, 3):
+            wider = F.pad(x, (1, 1, 1, 1), mode="replicate")
+            x = F.relu(norm(F.conv2d(wider, weights[f"{name}.{i}.weight"]), f"{name}.{i + 1}"))
         return x
 
     h, w = images.shape[2:]
@@ -243,8 +248,9 @@ def reference(images, weights, depth):
         x = F.max_pool2d(kept[-1], 2)
     x = block(x, f"down.{depth}")
     for level in reversed(range(depth)):
-        wide = F.conv_transpose2d(x, weights[f"widen.{level}.weight"], weights[f"widen.{level}.bias"], stride=2)
-        x = block(torch.cat([kept[level], wide], 1), f"up.{level}")
+        narrow = F.conv2d(x, weights[f"narrow.{level}.weight"], weights[f"narrow.{level}.bias"])
+        larger = F.interpolate(narrow, size=kept[level].shape[2:], mode="bilinear", align_corners=False)
+        x = block(torch.cat([kept[level], larger], 1), f"up.{level}")
     return F.conv2d(x, weights["head.weight"], weights["head.bias"])[..., :h, :w]
 
 

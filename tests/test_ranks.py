@@ -1,4 +1,5 @@
 "Two processes with batches of B learn what one learns with 2B: real ones over gloo, started in each way there is."
+import re
 import subprocess
 import sys
 
@@ -19,10 +20,7 @@ from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Batches
 from bgcs.objective.terms import Objective
 
-TERMS = dict(
-    opening=0.0, recomposition_weight=0.0, entropy_weight=0.1, area_weight=1.0, variation_weight=0.1,
-    n_projections=32, patch_places=4,
-)
+TERMS = dict(rehearsal=0.0, opening=0.0, recomposition_weight=0.0, n_projections=32, patch_places=4)
 
 class Gradients(L.Callback):
     def __init__(self): self.seen = []
@@ -68,6 +66,9 @@ def folder(tmp_path_factory):
     return folder
 
 
+# Batch normalisation takes these back, as the convolutions before it pad by the edge: their gradient is rounding alone,
+# which Adam magnifies where numbers are short. And the statistics that shift with them.
+IDLE = re.compile(r"norm\.|narrow\..*bias|.*running_")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 LAUNCHERS = {
     "Lightning starts the second process": ([], "devices=2, strategy='ddp'"),
@@ -91,14 +92,16 @@ def test_two_processes_are_one_with_twice_the_batch(folder, way, precision, exac
             print(f"{way}, {precision}: divergence differs by {loss:.1e}, gradient by {gradient:.1e}, relatively")
             if step and precision == "32-true": continue  # Adam has magnified the rounding of what is near 0
             assert loss < exact and gradient < 5 * exact
-    pairs = ((one["weights"][name].double(), value.double()) for name, value in two["weights"].items())
+    names = [name for name in two["weights"] if precision == "64-true" or not IDLE.match(name)]
+    pairs = ((one["weights"][name].double(), two["weights"][name].double()) for name in names)
     difference = max(float((a - b).abs().max()) for a, b in pairs)
     assert 0 < difference < (1e-3 if precision == "32-true" else 1e-9), difference
 
 
 def test_all_of_training_on_two_processes(folder):
-    "Mosaics, recomposition, a choice on held-out images: as by default, and resumed."
-    terms, schedule = "dict(opening=0.3, recomposition_weight=2.0)", "steps=8, rounds=2, held_out=0.5"
+    "Anomalies, mosaics, recomposition, a choice on held-out images: as by default, and resumed."
+    terms = "dict(rehearsal=0.25, opening=0.25, recomposition_weight=2.0)"
+    schedule = "steps=8, rounds=2, held_out=0.5"
     call = f"run({{out!r}}, 3, {terms}, {schedule}, folder={{folder!r}}, devices=2, strategy='ddp')"
     for out in ("first", "again"):
         run(folder / "script.py", call.format(out=str(folder / out), folder=str(folder / "run")))

@@ -12,9 +12,12 @@ from bgcs.data.datasets import PUBLISHED
 from bgcs.data.files import ImageSetError
 from bgcs.masks.criteria import FOLDS
 from bgcs.masks.segment import Segmenter
+from bgcs.objective.terms import Objective
 from bgcs.runs import settings as module
 from bgcs.runs.cli import _parse_words
-from bgcs.runs.settings import PRESETS, SETS, Data, Settings, gather, load_images, presets, set_options, settings_from
+from bgcs.runs.settings import (
+    PRESETS, SETS, Data, Network, Schedule, Settings, gather, load_images, presets, set_options, settings_from,
+)
 
 BASE = {"data.set": "digits_on_textures"}
 OWN = [name for name in SETS if "val" in set_options(name)]
@@ -42,13 +45,18 @@ def test_presets_survive_yaml_and_every_value_has_a_source(name):
 def test_the_papers_presets_are_the_published_recipe(name):
     settings = settings_from(name)
     o, s = settings.objective, settings.schedule
-    assert (o.opening, o.recomposition_weight, o.patch_size) == (0, 0, 0)
+    assert (o.rehearsal, o.opening, o.recomposition_weight, o.patch_size) == (0, 0, 0, 0)
     assert (o.divergence, o.n_projections, o.temperature) == ("energy-sliced", 1000, "paper")
     assert o.background_weight == settings.data.options["image_size"] ** 2
     assert s.target_clusters == 1 and s.per_cluster == s.n_real and not s.average
     assert s.steps_for(70_000, 5) == -(-s.passes * 70_000 // (2 * s.per_cluster))
     network = settings.network
     Segmenter(1, network.base_width, network.depth, lr=s.lr, objective=o, schedule=s.lr_schedule, average=s.average)
+
+
+def test_quick_presets_begin_with_the_librarys_defaults():
+    settings = settings_from("digits-quick")
+    assert (settings.objective, settings.schedule, settings.network) == (Objective(), Schedule(), Network())
 
 
 @pytest.mark.parametrize("name", WITH_STANDIN)
@@ -112,6 +120,7 @@ BAD = {
     "no number of clusters": ({"clusters.n_clusters": "six"}, "or 'auto'"),
     "all too sure": ({"clusters.min_confidence": 1}, "clusters.min_confidence=1.0; expected at least 0 and below 1"),
     "no width": ({"network.base_width": 0}, "network.base_width=0"),
+    "more than all of training": ({"objective.rehearsal": 1.5}, "objective.rehearsal=1.5; expected a share from 0 to 1"),
     "negative weight": ({"objective.divergence_weight": -1}, "objective.divergence_weight=-1.0"),
     "unknown divergence": ({"objective.divergence": "wasserstein"}, "objective"),
     "unknown flip": ({"objective.flip": "sideways"}, "objective.flip='sideways'"),

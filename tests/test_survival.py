@@ -258,13 +258,13 @@ class Spoiled(Segmenter):
     def losses(self, batch, shared=None, own=None):
         found = super().losses(batch, shared, own)
         if not (batch["index_objects"] == 17).any(): return found
-        return found | {name: found[name] * torch.nan for name in ("background", "loss")}
+        return {name: value * torch.nan for name, value in found.items()}
 
 
 def test_a_loss_that_is_no_number_is_named(data, tmp_path):
     assert data.presence[17]
     said = (
-        r"batch \d+: background is nan.* Images of it: objects .*; backgrounds .*"
+        r"batch \d+: anomaly is nan.* Images of it: objects .*; backgrounds .*"
         r"The last good checkpoint is .*step-"
     )
     with pytest.raises(NotFinite, match=said): fit(data, make(Spoiled), folder=tmp_path, steps=200, save_every=1)

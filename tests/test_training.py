@@ -1,7 +1,9 @@
 """Training of any length ends well, keeps the best it had, and goes back to mosaics where composites make masks worse."""
 import subprocess
 import sys
+import math
 import warnings
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -123,29 +125,52 @@ def test_images_held_out_are_not_trained_on(data):
     assert len(images.seen) > 0.9 * len(kept)
 
 
-def test_terms_by_phase(data):
+REHEARSAL, OPENING, COMPOSITES = {"anomaly"}, {"mosaic", "anomaly"}, {"background", "divergence", "recomposition"}
+
+
+@pytest.mark.parametrize("objective, expected", [
+    ({}, [REHEARSAL] * 4 + [OPENING] + [COMPOSITES] * 5),
+    ({"rehearsal": 0.0}, [OPENING] * 2 + [COMPOSITES] * 8),
+    ({"opening": 0.0}, [REHEARSAL] * 4 + [COMPOSITES] * 6),
+    ({"rehearsal": 0.0, "opening": 0.0}, [COMPOSITES] * 10),
+    ({"opening": 1.0}, [REHEARSAL] * 4 + [OPENING] * 6),
+    ({"anomaly_weight": 0.0}, [REHEARSAL] * 4 + [{"mosaic"}] + [COMPOSITES] * 5),
+])
+def test_terms_by_phase(data, objective, expected):
     watch = Watch()
     settings = {"steps": 10, "rounds": 2, "held_out": None, "callbacks": [watch]} | SMALL
-    make(opening=0.5).fit(data, data.background_class, **settings)
-    first, then = {"background", "mosaic", "presence"}, {"background", "divergence", "recomposition"}
-    assert watch.terms == [first] * 5 + [then] * 5
+    make(**objective).fit(data, data.background_class, **settings)
+    assert watch.terms == expected
 
 
-@pytest.mark.parametrize("scores, reopened", [
-    ([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], True),
-    ([0.5, 0.4, 0.6, 0.3, 0.3, 0.55], False),
-    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], False),
-])
-def test_back_to_mosaics_after_three_worse_rounds(data, monkeypatch, scores, reopened):
-    "Scores are dictated, as no small set makes composites fail for sure; real ones are in the benchmark of masks."
-    left, watch = iter(scores), Watch()
-    monkeypatch.setattr(bgcs.masks.segment, "criteria", lambda *args, **kw: {"score": next(left)})
-    settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [watch]} | SMALL
-    segmenter = make(opening=0.16).fit(data, data.background_class, **settings)
-    assert segmenter.reopened == reopened
-    assert ["mosaic" in terms for terms in watch.terms] == [True] * 2 + [False] * 6 + [reopened] * 4
-    best = max(range(6), key=lambda i: (scores[i], i))
-    assert same(segmenter.averaged.module.state_dict(), watch.weights[best])
+class Starts(L.Callback):
+    "Weights of the network before each batch."
+    def __init__(self): self.before = {}
+
+    def on_train_batch_start(self, trainer, module, *rest):
+        weights = module.model.net.state_dict()
+        self.before[trainer.global_step] = {name: value.clone() for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("threshold, shift", [(0.5, 0.0), (0.8, math.log(4)), (0.1, -math.log(9))])
+def test_a_phase_begins_with_the_best_weights_so_far(data, monkeypatch, threshold, shift):
+    "Scores are dictated: the first round is the best; the shift puts a mask of 0.5 where that round's threshold was."
+    left = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1])
+
+    def choose(*args, **kw):
+        return SimpleNamespace(threshold=threshold, table=pd.DataFrame({"score": {threshold: next(left)}}))
+
+    monkeypatch.setattr(bgcs.masks.segment, "choose_threshold", choose)
+    starts = Starts()
+    settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [starts]} | SMALL
+    segmenter = make().fit(data, data.background_class, **settings)
+    assert [at["phase"] for at in segmenter.history_] == ["rehearsal"] * 2 + ["opening"] + ["composites"] * 3
+    best = starts.before[2]
+    for first in (4, 6):  # of the opening, of the composites
+        begun = starts.before[first]
+        torch.testing.assert_close(begun.pop("head.bias"), best["head.bias"] - shift)
+        assert same(begun, {name: best[name] for name in begun})
+    assert not same(starts.before[8], starts.before[6]) and segmenter.threshold_ == threshold
 
 
 def test_too_few_to_hold_out_is_said_and_training_goes_on():
@@ -161,14 +186,13 @@ def test_too_few_to_hold_out_is_said_and_training_goes_on():
 FEW = digits_on_textures("val", n=8)
 
 
-@pytest.mark.parametrize("objective, held_out, text", [
-    ({}, hold_out(FEW, torch.arange(16) % 2), "judging needs 5"),
-    ({}, 1.5, "share=1.5"),
-    ({"opening": 0.0, "consistency_weight": 1.0}, 0.15, "clusterer="),
+@pytest.mark.parametrize("held_out, text", [
+    (hold_out(FEW, torch.arange(16) % 2), "judging needs 5"),
+    (1.5, "share=1.5"),
 ])
-def test_bad_settings_are_refused_before_training(data, objective, held_out, text):
+def test_bad_settings_are_refused_before_training(data, held_out, text):
     with pytest.raises(ValueError, match=text):
-        make(**objective).fit(data, data.background_class, 2, held_out=held_out, **SMALL)
+        make().fit(data, data.background_class, 2, held_out=held_out, **SMALL)
 
 
 def test_lower_precision(data):

@@ -30,7 +30,7 @@ class Objective:
     anomaly_images: int = 24  # background-only images that get anomalies in each step after the rehearsal, at most
     mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
-    flip: str = "both"  # how mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none', as the domain allows
+    flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
     divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
     divergence_weight: float = 1.0  # of the conditional divergence

@@ -136,8 +136,8 @@ _PICTURES = {  # in figures/: what they are called, and how to look at them
         "The plane of backgrounds", "Background-only images lie near each other where the encoder finds them alike; "
         "colours are clusters."),
     "losses": (
-        "Terms of the loss", "Over the steps, pale, with a running mean. Mosaics teach first, composites then, so "
-        "terms come and go."),
+        "Terms of the loss", "Over the steps, pale, with a running mean. Made-up anomalies teach first, then "
+        "mosaics, then composites, so terms come and go."),
     "scores": (
         "Score on held-out images", "After each round; the line is at the round whose weights were kept."),
     "masks": (

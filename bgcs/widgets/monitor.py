@@ -646,7 +646,7 @@ class _Keeper(_Panel):
         self._take_losses()
         self._live, iou = self._watched.picture(segmenter)
         judged = next((at for at in reversed(segmenter.history_) if at["step"] == self.step), {})
-        criteria = {name: value for name, value in judged.items() if name not in ("step", "opening")}
+        criteria = {name: value for name, value in judged.items() if name not in ("step", "phase")}
         frame = Frame(kind, trainer.current_epoch + 1, self.step, self._live, criteria, iou)
         self.history.frames = [other for other in self.frames if other.file != frame.file] + [frame]
         self._save(frame)
