@@ -1,11 +1,12 @@
-"""Training of any length ends well, keeps the best it had, and goes back to mosaics where composites make masks worse."""
+"""Training of any length ends well, keeps the best it had, and begins each phase with it."""
+import math
 import subprocess
 import sys
-import math
 import warnings
 from types import SimpleNamespace
 
 import lightning as L
+import pandas as pd
 import pytest
 import torch
 
