@@ -106,10 +106,43 @@ class _MaskNetwork(Trainable):
         phases = _phases(self.objective, steps)
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cycle(phases, step))
 
-# %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
-class _Losses(_MaskNetwork):
-    "The objective on a batch."
+# %% ../../nbs/masks/02_segment.ipynb #da96173b
+class _Parts(_MaskNetwork):
+    "What the terms are computed of."
     objective: Objective
+
+    def _with_anomalies(self, backgrounds, own):
+        return anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
+
+    def _anomaly(self, backgrounds, own):
+        changed, masks = self._with_anomalies(backgrounds, own)
+        return anomaly_loss(self._logits(changed), masks)
+
+    def _divergence(self, composites, batch, shared):
+        distances = self.objective.distances(composites.shape[2:])
+        ours, real = (gather(composites), gather(batch["targets"])), (batch["real"], batch["real_clusters"])
+        return conditional_divergence(distances, *ours, *real, shared)
+
+    def _mosaics(self, batch, own):
+        "Mosaics of backgrounds and of object images that have such backgrounds."
+        o, targets = self.objective, batch["targets"]
+        some = torch.randperm(len(targets), generator=own, device=targets.device)[:o.mosaic_images]
+        alike = (targets[some, None] == batch["real_clusters"]).float()
+        objects = batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
+        objects, backgrounds = (random_flips(x, o.flip, own) for x in (objects, batch["backgrounds"][some]))
+        return mosaic(objects, backgrounds, generator=own)
+
+    def _recomposition(self, images, backgrounds, own):
+        o = self.objective
+        with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
+        return recomposition_loss(
+            self._logits, teacher_masks, images, backgrounds,
+            o.recomposition_erased, o.object_share, o.recomposition_shift, own,
+        )
+
+# %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
+class _Losses(_Parts):
+    "The objective on a batch."
 
     @property
     def phase(self) -> str:
@@ -162,35 +195,6 @@ class _Losses(_MaskNetwork):
             "divergence": (o.divergence_weight, lambda: self._divergence(composites, batch, shared)),
             "recomposition": (o.recomposition_weight, lambda: self._recomposition(images, backgrounds, own)),
         }
-
-    def _with_anomalies(self, backgrounds, own):
-        return anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
-
-    def _anomaly(self, backgrounds, own):
-        changed, masks = self._with_anomalies(backgrounds, own)
-        return anomaly_loss(self._logits(changed), masks)
-
-    def _divergence(self, composites, batch, shared):
-        distances = self.objective.distances(composites.shape[2:])
-        ours, real = (gather(composites), gather(batch["targets"])), (batch["real"], batch["real_clusters"])
-        return conditional_divergence(distances, *ours, *real, shared)
-
-    def _mosaics(self, batch, own):
-        "Mosaics of backgrounds and of object images that have such backgrounds."
-        o, targets = self.objective, batch["targets"]
-        some = torch.randperm(len(targets), generator=own, device=targets.device)[:o.mosaic_images]
-        alike = (targets[some, None] == batch["real_clusters"]).float()
-        objects = batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
-        objects, backgrounds = (random_flips(x, o.flip, own) for x in (objects, batch["backgrounds"][some]))
-        return mosaic(objects, backgrounds, generator=own)
-
-    def _recomposition(self, images, backgrounds, own):
-        o = self.objective
-        with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
-        return recomposition_loss(
-            self._logits, teacher_masks, images, backgrounds,
-            o.recomposition_erased, o.object_share, o.recomposition_shift, own,
-        )
 
     def smaller(self, batch, share):
         "The same share of each cluster."
