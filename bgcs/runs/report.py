@@ -89,8 +89,10 @@ def _smaller(picture, most, widest):
 # %% ../../nbs/runs/01_report.ipynb #d8c66b1a
 _READING = {  # criterion: whether more or less of it is better, and what it says
     "score": (
-        "more", "The one to compare runs by: what is pasted is found again (paste_iou), and composites look real "
-        "(two_sample_auc). It chose the round and the threshold."),
+        "more", "The one to compare runs by: the evidence below. It chose the round and the threshold."),
+    "evidence": (
+        "more", "What a classifier of object images is less sure by when the masked part is replaced by background, "
+        "beyond what the masks of other images take. 0: masks say nothing of where the object is; about 1 is best."),
     "paste_iou": (
         "more", "Background pasted over parts of object images leaves the mask there empty, and unchanged elsewhere. "
         "Low: the model decides by the image as a whole, or marks every edge."),
