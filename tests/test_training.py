@@ -130,12 +130,12 @@ REHEARSAL, OPENING, COMPOSITES = {"anomaly"}, {"mosaic", "anomaly"}, {"backgroun
 
 
 @pytest.mark.parametrize("objective, expected", [
-    ({}, [REHEARSAL] * 4 + [OPENING] + [COMPOSITES] * 5),
-    ({"rehearsal": 0.0}, [OPENING] * 2 + [COMPOSITES] * 8),
-    ({"opening": 0.0}, [REHEARSAL] * 4 + [COMPOSITES] * 6),
+    ({}, [REHEARSAL] * 2 + [OPENING] + [COMPOSITES] * 7),
+    ({"rehearsal": 0.0}, [OPENING] + [COMPOSITES] * 9),
+    ({"opening": 0.0}, [REHEARSAL] * 2 + [COMPOSITES] * 8),
     ({"rehearsal": 0.0, "opening": 0.0}, [COMPOSITES] * 10),
-    ({"opening": 1.0}, [REHEARSAL] * 4 + [OPENING] * 6),
-    ({"anomaly_weight": 0.0}, [REHEARSAL] * 4 + [{"mosaic"}] + [COMPOSITES] * 5),
+    ({"opening": 1.0}, [REHEARSAL] * 2 + [OPENING] * 8),
+    ({"anomaly_weight": 0.0}, [REHEARSAL] * 2 + [{"mosaic"}] + [COMPOSITES] * 7),
 ])
 def test_terms_by_phase(data, objective, expected):
     watch = Watch()
@@ -164,7 +164,7 @@ def test_a_phase_begins_with_the_best_weights_so_far(data, monkeypatch, threshol
     monkeypatch.setattr(bgcs.masks.segment, "choose_threshold", choose)
     starts = Starts()
     settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [starts]} | SMALL
-    segmenter = make().fit(data, data.background_class, **settings)
+    segmenter = make(rehearsal=1 / 3, opening=1 / 6).fit(data, data.background_class, **settings)
     assert [at["phase"] for at in segmenter.history_] == ["rehearsal"] * 2 + ["opening"] + ["composites"] * 3
     best = starts.before[2]
     for first in (4, 6):  # of the opening, of the composites

@@ -447,13 +447,17 @@ _CRITERIA = ("score", *(name for names, _ in _QUESTIONS for name in names))
 _RANKED = tuple(name for name in _CRITERIA if name not in _NO_GOOD_SIDE)
 
 # %% ../../nbs/masks/01_criteria.ipynb #7aa385e0
+_SCORED = ("evidence", "paste_iou")  # what the score is made of
+
+def _score(found): return (max(0.0, found["evidence"]) * found["paste_iou"]) ** 0.5
+
 def _answers(exam, threshold, names=_CRITERIA):
     "The criteria named, and what is found along with them."
-    wanted = {*names, "evidence"} if "score" in names else set(names)
+    wanted = {*names, *_SCORED} if "score" in names else set(names)
     at, found = exam.at(threshold), {}
     for together, ask in _QUESTIONS:
         if wanted & set(together): found |= ask(at)
-    return {"score": found["evidence"]} | found if "score" in names else found
+    return {"score": _score(found)} | found if "score" in names else found
 
 def criteria(
     model,  # see `predict_masks`

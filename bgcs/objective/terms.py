@@ -24,8 +24,8 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    rehearsal: float = 1 / 3  # share of training, its first, in which made-up anomalies teach; 0: none (the paper)
-    opening: float = 1 / 6  # share of training, the next, in which mosaics teach, before composites do; 0: none (the paper)
+    rehearsal: float = 0.2  # share of training, its first, in which made-up anomalies teach; 0: none (the paper)
+    opening: float = 0.1  # share of training, the next, in which mosaics teach, before composites do; 0: none (the paper)
     anomaly_weight: float = 0.25  # of the anomaly loss after the rehearsal
     anomaly_images: int = 24  # background-only images that get anomalies in each step after the rehearsal, at most
     mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most

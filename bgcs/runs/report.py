@@ -89,7 +89,8 @@ def _smaller(picture, most, widest):
 # %% ../../nbs/runs/01_report.ipynb #d8c66b1a
 _READING = {  # criterion: whether more or less of it is better, and what it says
     "score": (
-        "more", "The one to compare runs by: the evidence below. It chose the round and the threshold."),
+        "more", "The one to compare runs by: the geometric mean of evidence and paste_iou. It chose the round and the "
+        "threshold."),
     "evidence": (
         "more", "What a classifier of object images is less sure by when the masked part is replaced by background, "
         "beyond what the masks of other images take. 0: masks say nothing of where the object is; about 1 is best."),
