@@ -149,7 +149,7 @@ class _Losses(_Parts):
         "What teaches: 'rehearsal', 'opening' or 'composites'."
         o, done = self.objective, self.trained_share
         if done < o.rehearsal: return "rehearsal"
-        return "opening" if done < o.rehearsal + o.opening else "composites"
+        return "opening" if done < o.rehearsal + o.opening - 1e-9 else "composites"
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
