@@ -1,6 +1,6 @@
 """The command line, in processes of its own: from images to masks, stopped and gone on with; mistakes told in one line."""
-import re
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from bgcs.data.datasets import digits_on_textures
-from bgcs.masks.criteria import Verdict
+from bgcs.masks.criteria import Verdict, _verdict
 from bgcs.masks.segment import Segmenter
 from bgcs.runs.cli import _COMMANDS, main
 from bgcs.runs.report import read_losses
@@ -167,6 +167,7 @@ def test_compare_judges_runs_alike(finished, another, tmp_path):
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "compared" / "comparison.csv", index_col="run")
     words = dict(re.findall(r"\n  (first|second)  (usable|doubtful|failed)", done.stdout))
+    assert words == {name: _verdict(found).word for name, found in table.iterrows()}
     assert set(words) == {"first", "second"} and len(set(words.values())) == 1  # of twins
     assert set(table.index) == {"first", "second"} and table.score.nunique() == 1 and table.iou.between(0, 1).all()
     assert (tmp_path / "compared" / "comparison.png").is_file()

@@ -606,9 +606,14 @@ class Verdict:
             raise ValueError(f"reasons={reasons!r}; expected a list of texts")
         return cls(found["word"], tuple(reasons))
 
-def _verdict_in_words(verdict: Verdict | None) -> str:
-    "A verdict, or that there is none."
-    return "not judged: no images were held out" if verdict is None else str(verdict)
+def _word_and_reasons(verdict: Verdict | None, why: str = "no images were held out") -> tuple[str, list[str]]:
+    "A verdict's, or 'not judged' and why."
+    return ("not judged", [why]) if verdict is None else (verdict.word, list(verdict.reasons))
+
+def _verdict_in_words(verdict: Verdict | None, **why) -> str:
+    "A verdict, or that there is none, see `_word_and_reasons`."
+    word, reasons = _word_and_reasons(verdict, **why)
+    return str(verdict) if verdict else f"{word}: {reasons[0]}"
 
 # %% ../../nbs/masks/01_criteria.ipynb #9bc211e0
 _SAME = (

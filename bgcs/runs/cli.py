@@ -67,7 +67,8 @@ def _tell_verdict(
     why: str = "",  # there is none
 ):
     "Print whether masks can be used, each reason in a line of its own; the exit code doesn't depend on it."
-    word, reasons = ("not judged", [why]) if verdict is None else (verdict.word, verdict.reasons)
+    from bgcs.masks.criteria import _word_and_reasons
+    word, reasons = _word_and_reasons(verdict, why)
     print("\n  ".join([f"Verdict: {word}", *reasons]))
 
 def _train(options):

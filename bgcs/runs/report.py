@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
-from ..masks.criteria import Verdict, _verdict_in_words
+from ..masks.criteria import Verdict, _verdict_in_words, _word_and_reasons
 from ..masks.evaluate import png_bytes
 from ..masks.segment import Segmenter
 
@@ -328,9 +328,7 @@ def _why_not_judged(
 
 def _verdict_shown(folder, found):
     "The word of the verdict, what it means, and the reasons."
-    verdict = found["verdict"]
-    word = "not judged" if verdict is None else verdict.word
-    reasons = [_why_not_judged(folder)] if verdict is None else verdict.reasons
+    word, reasons = _word_and_reasons(found["verdict"], _why_not_judged(folder))
     sentences = [reason[:1].upper() + reason[1:] + "." for reason in reasons]
     return {"word": word, "meaning": _MEANING[word], "reasons": sentences}
 

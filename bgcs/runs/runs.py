@@ -39,7 +39,7 @@ from ..data.splits import Splits
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
-from ..masks.criteria import FOLDS, Verdict, _verdict, compare, criteria, hold_out, judged_clusters
+from ..masks.criteria import FOLDS, Verdict, _verdict, _verdict_in_words, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.segment import Segmenter
@@ -139,14 +139,10 @@ def _bytes(content):
     if isinstance(content, dict): return json.dumps(content, indent=2).encode()
     return png_bytes(content)
 
-def _verdict_on(run):
-    "The verdict on a run in words, or why there is none."
-    verdict, why = run.verdict, _why_not_judged(run.folder)
-    return f"not judged: {why}" if verdict is None else str(verdict)
-
 def _lines_of(run):
     "What a run is, in up to four lines."
-    status, found, name, verdict = run.status, {}, _name_of(run.settings), _verdict_on(run)
+    status, found, name = run.status, {}, _name_of(run.settings)
+    verdict = _verdict_in_words(run.verdict, why=_why_not_judged(run.folder))
     seconds = sum(status.get("seconds", {}).values())
     lines = [f"Run of {name}: {status['state']}, {seconds:.0f} s of work"]
     for file in (run.folder / "criteria.json", run.folder / "metrics.json"):

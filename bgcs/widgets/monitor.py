@@ -38,7 +38,7 @@ from ..data.images import ImageSet
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
-from ..masks.criteria import Verdict, mask_iou
+from ..masks.criteria import Verdict, _word_and_reasons, mask_iou
 from ..masks.segment import Segmenter
 from .shared import COLOURS, asset, picture_png
 
@@ -443,8 +443,7 @@ def _title(history: History) -> str:
 
 def _verdict_shown(history: History) -> dict | None:  # 'word' and 'reasons'; None: there is none yet
     "Whether the masks can be used, when training is over."
-    unknown = {"word": "not judged", "reasons": ["no images were held out"]}
-    return unknown if history.verdict == {} else history.verdict
+    return dict(zip(("word", "reasons"), _word_and_reasons(None))) if history.verdict == {} else history.verdict
 
 def _as_images(
     frames: list[Frame],
