@@ -12,6 +12,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +46,20 @@ SCHEDULES = ("one-cycle", "constant")
 _PEAKS = {"rehearsal": 1.0, "opening": 0.5, "composites": 1.0}  # of each phase's cycle, in units of the learning rate
 
 def _phases(objective, steps):
-    "First step, number of steps and peak of each phase that has any."
-    ends = [round(steps * share) for share in (0, objective.rehearsal, objective.rehearsal + objective.opening, 1)]
-    spans = zip(ends, ends[1:], _PEAKS.values())
-    return [(start, end - start, peak) for start, end, peak in spans if end > start]
+    "Name, first step and number of steps of each phase that has any."
+    shares = (0, objective.rehearsal, min(1.0, objective.rehearsal + objective.opening), 1)
+    ends = [math.ceil(round(steps * share, 6)) for share in shares]
+    return [(name, start, end - start) for name, start, end in zip(_PEAKS, ends, ends[1:]) if end > start]
 
-def _cycle(phases, step):
+def _phase_at(objective, steps, step):
+    "The phase that a step is in."
+    return [phase for phase in _phases(objective, steps) if phase[1] <= step][-1]
+
+def _cycle(objective, steps, step):
     "Learning rate at a step, in units of its peak: up over a tenth of a phase, then down by half a cosine."
-    start, length, peak = [phase for phase in phases if phase[0] <= step][-1]
+    name, start, length = _phase_at(objective, steps, step)
     done = min((step - start) / length, 1.0)
-    return peak * min(1.0, 10 * (done + 1 / length)) * (1 + math.cos(math.pi * done)) / 2
+    return _PEAKS[name] * min(1.0, 10 * (done + 1 / length)) * (1 + math.cos(math.pi * done)) / 2
 
 def _average(averaged, current, n_averaged):
     "Exponential moving average that begins as a plain mean, of lists of tensors, in place."
@@ -103,8 +108,8 @@ class _MaskNetwork(Trainable):
         lr = self.settings["lr"]
         optimizer = torch.optim.Adam(self.net.parameters(), lr=lr, betas=(0.9, 0.99))
         if self.settings["schedule"] == "constant": return optimizer
-        phases = _phases(self.objective, steps)
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cycle(phases, step))
+        rate = partial(_cycle, self.objective, steps)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 # %% ../../nbs/masks/02_segment.ipynb #da96173b
 class _Parts(_MaskNetwork):
@@ -147,9 +152,8 @@ class _Losses(_Parts):
     @property
     def phase(self) -> str:
         "What teaches: 'rehearsal', 'opening' or 'composites'."
-        o, done = self.objective, self.trained_share
-        if done < o.rehearsal: return "rehearsal"
-        return "opening" if done < o.rehearsal + o.opening - 1e-9 else "composites"
+        if not self.steps_planned: return "composites"
+        return _phase_at(self.objective, self.steps_planned, self.steps_done)[0]
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
