@@ -68,8 +68,8 @@ class Begun(L.Callback):
 
 
 OBJECTIVES = {
-    "paper": TINY.segmenter().objective, "anomalies": Objective(rehearsal=1), "mosaics": Objective(rehearsal=0, opening=1),
-    "recomposition": Objective(rehearsal=0, opening=0),
+    "paper": TINY.segmenter().objective, "opening": Objective(opening=1),
+    "composites": Objective(opening=0),
 }
 
 

@@ -123,7 +123,7 @@ def test_evidence_is_what_goes_with_the_mask_alone():
     assert evidence(lambda images: torch.ones_like(images)) == 0 == evidence(nothing)
     assert evidence(lambda images: bright(images).roll(8, 3)) < 0.2  # beside the object
     found = criteria(bright, h, names=["score"])
-    assert found["score"] == pytest.approx((evidence(bright) * found["paste_iou"]) ** 0.5)
+    assert found["score"] == pytest.approx(evidence(bright) * (2 * found["separation"] - 1))
 
 
 def test_a_witness_never_judges_what_it_was_trained_on():

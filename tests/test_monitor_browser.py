@@ -17,7 +17,7 @@ from bgcs.objective.terms import Objective
 data, watched = digits_on_textures("train", n=300), digits_on_textures("test", n=10).objects
 TrainingMonitor()""",
 """monitor = TrainingMonitor(watched, folder="watched")
-segmenter = Segmenter(base_width=8, depth=2, schedule="constant", objective=Objective(rehearsal=0.005, opening=0.005))
+segmenter = Segmenter(base_width=8, depth=2, schedule="constant", objective=Objective(opening=0.01))
 endless = dict(steps=30_000, rounds=1_000, batches=Batches(per_cluster=4, n_real=32))  # 30 steps a round
 monitor.fit(segmenter, data, data.background_class, **endless)
 print("the kernel is free")""",

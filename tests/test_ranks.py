@@ -20,7 +20,7 @@ from bgcs.masks.segment import Segmenter
 from bgcs.objective.batches import Batches
 from bgcs.objective.terms import Objective
 
-TERMS = dict(rehearsal=0.0, opening=0.0, recomposition_weight=0.0, n_projections=32, patch_places=4)
+TERMS = dict(opening=0.0, opening_weight=0.0, recomposition_weight=0.0, n_projections=32, patch_places=4)
 
 class Gradients(L.Callback):
     def __init__(self): self.seen = []
@@ -100,7 +100,7 @@ def test_two_processes_are_one_with_twice_the_batch(folder, way, precision, exac
 
 def test_all_of_training_on_two_processes(folder):
     "Anomalies, mosaics, recomposition, a choice on held-out images: as by default, and resumed."
-    terms = "dict(rehearsal=0.25, opening=0.25, recomposition_weight=2.0)"
+    terms = "dict(opening=0.5, opening_weight=0.5, recomposition_weight=2.0)"
     schedule = "steps=8, rounds=2, held_out=0.5"
     call = f"run({{out!r}}, 3, {terms}, {schedule}, folder={{folder!r}}, devices=2, strategy='ddp')"
     for out in ("first", "again"):

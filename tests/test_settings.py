@@ -45,7 +45,8 @@ def test_presets_survive_yaml_and_every_value_has_a_source(name):
 def test_the_papers_presets_are_the_published_recipe(name):
     settings = settings_from(name)
     o, s = settings.objective, settings.schedule
-    assert (o.rehearsal, o.opening, o.recomposition_weight, o.patch_size) == (0, 0, 0, 0)
+    assert (o.opening, o.opening_weight, o.recomposition_weight, o.patch_size) == (0, 0, 0, 0)
+    assert not settings.network.distances
     assert (o.divergence, o.n_projections, o.temperature) == ("energy-sliced", 1000, "paper")
     assert o.background_weight == settings.data.options["image_size"] ** 2
     assert s.target_clusters == 1 and s.per_cluster == s.n_real and not s.average
@@ -120,7 +121,7 @@ BAD = {
     "no number of clusters": ({"clusters.n_clusters": "six"}, "or 'auto'"),
     "all too sure": ({"clusters.min_confidence": 1}, "clusters.min_confidence=1.0; expected at least 0 and below 1"),
     "no width": ({"network.base_width": 0}, "network.base_width=0"),
-    "more than all of training": ({"objective.rehearsal": 1.5}, "objective.rehearsal=1.5; expected a share from 0 to 1"),
+    "more than all of training": ({"objective.opening": 1.5}, "objective.opening=1.5; expected a share from 0 to 1"),
     "negative weight": ({"objective.divergence_weight": -1}, "objective.divergence_weight=-1.0"),
     "unknown divergence": ({"objective.divergence": "wasserstein"}, "objective"),
     "unknown flip": ({"objective.flip": "sideways"}, "objective.flip='sideways'"),

@@ -105,9 +105,9 @@ class BenchSettings:
         "With the paper's objective."
         paper = Objective(
             divergence="energy-sliced", n_projections=self.projections, temperature="paper",
-            patch_size=0, rehearsal=0, opening=0, recomposition_weight=0,
+            patch_size=0, opening=0, opening_weight=0, recomposition_weight=0,
         )
-        return Segmenter(channels=1, base_width=self.width, depth=self.depth, objective=paper)
+        return Segmenter(channels=1, base_width=self.width, depth=self.depth, distances=False, objective=paper)
 
 
 QUICK = BenchSettings(size=32, width=16, depth=3, images=16, projections=100, steps=10, rounds=5)

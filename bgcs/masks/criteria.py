@@ -376,7 +376,7 @@ def _sameness(
 # %% ../../nbs/masks/01_criteria.ipynb #f0f06b30
 _LOWER_IS_BETTER = (
     "divergence", "relative_divergence", "two_sample_auc", "two_sample_excess",
-    "false_positive_mean", "false_positive_area", "removal_residual", "sameness",
+    "false_positive_mean", "false_positive_area", "false_share", "removal_residual", "sameness",
 )
 _NO_GOOD_SIDE = ("object_area",)  # nothing can be ranked by these
 
@@ -414,9 +414,12 @@ def _ask_evidence(at):
     h = at.held_out
     there, without = h.evidence_there
     def taken(masks): return float((there - h.shows(composite(h.same, masks, h.objects))).mean())
+    def given(masks): return float((h.shows(composite(h.objects, masks, h.same)) - without).mean())
+    others = at.masks[h.elsewhere]
     least = 0.05  # where witnesses can hardly tell the kinds apart, nothing is evidence
     gap = max(float((there - without).mean()), least)
-    return {"evidence": (taken(at.masks) - taken(at.masks[h.elsewhere])) / gap}
+    beyond = taken(at.masks) - taken(others) + given(at.masks) - given(others)
+    return {"evidence": beyond / 2 / gap}
 
 def _ask_divergence(at):
     h = at.held_out
@@ -428,6 +431,11 @@ def _ask_classifier(at):
     auc = _two_sample_auc(at.composites, h.targets, h.real, h.moved_index, h.real_index, random_state=h.random_state)
     return {"two_sample_auc": auc, "two_sample_excess": abs(auc - 0.5)}
 
+def _ask_false_share(at):
+    "Area marked where there is no object, as a share of that marked where there is one."
+    marked, falsely = float(at.masks.mean()), float(harden(at.exam.empty, at.threshold).mean())
+    return {"false_share": min(1.0, falsely / marked) if marked else float(falsely > 0)}
+
 def _ask_paste(at):
     return {"paste_iou": at.asked(_paste_consistency, at.held_out.same, random_state=at.held_out.random_state)}
 
@@ -436,6 +444,7 @@ _QUESTIONS = (  # criteria that are found together, and how
     (("divergence", "relative_divergence"), _ask_divergence),
     (("two_sample_auc", "two_sample_excess"), _ask_classifier),
     (("false_positive_mean", "false_positive_area"), lambda at: _false_positive_area(at.exam.empty, at.threshold)),
+    (("false_share",), _ask_false_share),
     (("shift_iou", "flip_iou", "swap_iou"), lambda at: at.asked(_agreement, at.held_out.onto)),
     (("paste_iou",), _ask_paste),
     (("removal_residual",), lambda at: {"removal_residual": at.asked(_removal_residual, at.held_out.same)}),
@@ -447,9 +456,9 @@ _CRITERIA = ("score", *(name for names, _ in _QUESTIONS for name in names))
 _RANKED = tuple(name for name in _CRITERIA if name not in _NO_GOOD_SIDE)
 
 # %% ../../nbs/masks/01_criteria.ipynb #7aa385e0
-_SCORED = ("evidence", "paste_iou")  # what the score is made of
+_SCORED = ("evidence", "separation")  # what the score is made of
 
-def _score(found): return (max(0.0, found["evidence"]) * found["paste_iou"]) ** 0.5
+def _score(found): return max(0.0, found["evidence"]) * max(0.0, 2 * found["separation"] - 1)
 
 def _answers(exam, threshold, names=_CRITERIA):
     "The criteria named, and what is found along with them."
@@ -516,7 +525,6 @@ def choose_threshold(
     bar = tqdm(thresholds, desc="Thresholds", disable=not progress, delay=1, leave=False)
     rows = [_answers(exam, t, (by, "false_positive_area")) for t in bar]
     table = pd.DataFrame(rows, index=pd.Index(thresholds, name="threshold"))
-    # where all is marked, all is pasted and found again: consistent, and of no use
     sound = table[table["false_positive_area"] <= most_false]
     judged = (sound if len(sound) else table)[by]
     best = judged.idxmin() if by in _LOWER_IS_BETTER else judged.idxmax()
@@ -630,8 +638,12 @@ _TOO_MUCH = (
 )
 _NOTHING = "masks mark nothing: train longer, use more images, or set the objective's object_share to what objects take"
 _FALSE = (
-    "masks mark {value:.0%} of images without the object: check that it isn't in them, use more background-only "
-    "images, or a higher threshold"
+    "masks mark {value:.0%} as much where there is no object as where there is one: check that it isn't in "
+    "background-only images, use more of these, or train longer"
+)
+_LITTLE_EVIDENCE = (
+    "what masks mark is hardly what a classifier tells object images by (evidence {value:.2f}): train longer, or use "
+    "more images, or larger ones"
 )
 
 _FAULTS = (  # criterion, when it is a fault, the word for that, and the reason with what to do
@@ -640,7 +652,10 @@ _FAULTS = (  # criterion, when it is a fault, the word for that, and the reason 
     ("separation", lambda auc: auc < 0.75, "doubtful", _NOT_APART),
     ("object_area", lambda share: share > 0.5, "doubtful", _TOO_MUCH),
     ("object_area", lambda share: share < 0.001, "failed", _NOTHING),
-    ("false_positive_area", lambda share: share > 0.2, "doubtful", _FALSE),
+    ("evidence", lambda evidence: evidence < 0.15, "failed", _LITTLE_EVIDENCE),
+    ("evidence", lambda evidence: evidence < 0.35, "doubtful", _LITTLE_EVIDENCE),
+    ("false_share", lambda share: share > 0.8, "failed", _FALSE),
+    ("false_share", lambda share: share > 0.42, "doubtful", _FALSE),
 )
 
 def _verdict(

@@ -27,13 +27,13 @@ from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
 from .criteria import Verdict, _judge, _verdict_in_words
-from .masknet import UNet
+from .masknet import MaskNet, UNet
 from .witness import train_witness
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
-from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
+from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recompose, recomposition_loss
 from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 
@@ -43,13 +43,11 @@ __all__ = ['SCHEDULES', 'Segmenter']
 # %% ../../nbs/masks/02_segment.ipynb #9b621914
 SCHEDULES = ("one-cycle", "constant")
 
-_PEAKS = {"rehearsal": 1.0, "opening": 0.5, "composites": 1.0}  # of each phase's cycle, in units of the learning rate
 
 def _phases(objective, steps):
     "Name, first step and number of steps of each phase that has any."
-    shares = (0, objective.rehearsal, min(1.0, objective.rehearsal + objective.opening), 1)
-    ends = [math.ceil(round(steps * share, 6)) for share in shares]
-    return [(name, start, end - start) for name, start, end in zip(_PEAKS, ends, ends[1:]) if end > start]
+    turn = math.ceil(round(steps * objective.opening, 6))
+    return [phase for phase in (("opening", 0, turn), ("composites", turn, steps - turn)) if phase[2]]
 
 def _phase_at(objective, steps, step):
     "The phase that a step is in."
@@ -57,9 +55,9 @@ def _phase_at(objective, steps, step):
 
 def _cycle(objective, steps, step):
     "Learning rate at a step, in units of its peak: up over a tenth of a phase, then down by half a cosine."
-    name, start, length = _phase_at(objective, steps, step)
+    _, start, length = _phase_at(objective, steps, step)
     done = min((step - start) / length, 1.0)
-    return _PEAKS[name] * min(1.0, 10 * (done + 1 / length)) * (1 + math.cos(math.pi * done)) / 2
+    return min(1.0, 10 * (done + 1 / length)) * (1 + math.cos(math.pi * done)) / 2
 
 def _average(averaged, current, n_averaged):
     "Exponential moving average that begins as a plain mean, of lists of tensors, in place."
@@ -76,14 +74,16 @@ class _MaskNetwork(Trainable):
     def __init__(self):
         super().__init__()
         self.net: UNet | None = None
+        self._cut = None  # at which composites cut objects out, as the last round chose it
         self.averaged: AveragedModel | None = None
 
     def _build(self, channels):
         shape = channels, self.settings["base_width"], self.settings["depth"]
+        kind = MaskNet if self.settings["distances"] else UNet
         self.settings["channels"] = channels
         with torch.random.fork_rng():
             torch.manual_seed(self.settings["random_state"])
-            self.net = UNet(*shape).to(memory_format=torch.channels_last)
+            self.net = kind(*shape).to(memory_format=torch.channels_last)
         averaged = AveragedModel(self.net, multi_avg_fn=_average, use_buffers=True)
         self.averaged = averaged.requires_grad_(False)
 
@@ -116,34 +116,43 @@ class _Parts(_MaskNetwork):
     "What the terms are computed of."
     objective: Objective
 
-    def _with_anomalies(self, backgrounds, own):
-        return anomalies(random_flips(backgrounds, self.objective.flip, own), generator=own)
+    def _some(self, batch, n, own):
+        "Numbers of n of a batch's backgrounds, each as often as any other, or once more."
+        targets = batch["targets"]
+        turns = -(-n // len(targets))
+        order = [torch.randperm(len(targets), generator=own, device=targets.device) for _ in range(turns)]
+        return torch.cat(order)[:n]
 
-    def _anomaly(self, backgrounds, own):
-        changed, masks = self._with_anomalies(backgrounds, own)
-        return anomaly_loss(self._logits(changed), masks)
+    def _alike(self, batch, some, own):
+        "For each of some backgrounds an object image of its cluster."
+        alike = (batch["targets"][some, None] == batch["real_clusters"]).float()
+        return batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
+
+    def _anomalies(self, batch, n, own):
+        "Backgrounds with anomalies, and what is asked of their logits."
+        some = self._some(batch, n, own)
+        changed, masks = anomalies(random_flips(batch["backgrounds"][some], self.objective.flip, own), generator=own)
+        return changed, lambda logits: anomaly_loss(logits, masks)
 
     def _divergence(self, composites, batch, shared):
         distances = self.objective.distances(composites.shape[2:])
         ours, real = (gather(composites), gather(batch["targets"])), (batch["real"], batch["real_clusters"])
         return conditional_divergence(distances, *ours, *real, shared)
 
-    def _mosaics(self, batch, own):
-        "Mosaics of backgrounds and of object images that have such backgrounds."
-        o, targets = self.objective, batch["targets"]
-        some = torch.randperm(len(targets), generator=own, device=targets.device)[:o.mosaic_images]
-        alike = (targets[some, None] == batch["real_clusters"]).float()
-        objects = batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
-        objects, backgrounds = (random_flips(x, o.flip, own) for x in (objects, batch["backgrounds"][some]))
-        return mosaic(objects, backgrounds, generator=own)
+    def _mosaics(self, batch, n, own):
+        "Mosaics of backgrounds and of object images that have such backgrounds, and what is asked of their logits."
+        o, some = self.objective, self._some(batch, n, own)
+        objects, backgrounds = self._alike(batch, some, own), batch["backgrounds"][some]
+        mosaics, from_objects = mosaic(*(random_flips(x, o.flip, own) for x in (objects, backgrounds)), generator=own)
+        return mosaics, lambda logits: mosaic_loss(logits, from_objects, o.object_share)
 
-    def _recomposition(self, images, backgrounds, own):
-        o = self.objective
+    def _recomposed(self, batch, own):
+        "Objects that the averaged network cut out, before other backgrounds of their cluster, and what is asked of them."
+        o, cut, images = self.objective, self._cut, self._alike(batch, slice(None), own)
         with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
-        return recomposition_loss(
-            self._logits, teacher_masks, images, backgrounds,
-            o.recomposition_erased, o.object_share, o.recomposition_shift, own,
-        )
+        at, least = (0.5, o.object_share) if cut is None else (cut, 0.0)
+        composites, pasted = recompose(teacher_masks, images, batch["backgrounds"], o.recomposition_erased, at, least, own)
+        return composites, lambda logits: recomposition_loss(logits, pasted, o.recomposition_erased, o.recomposition_shift)
 
 # %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
 class _Losses(_Parts):
@@ -151,7 +160,7 @@ class _Losses(_Parts):
 
     @property
     def phase(self) -> str:
-        "What teaches: 'rehearsal', 'opening' or 'composites'."
+        "What teaches: 'opening' or 'composites'."
         if not self.steps_planned: return "composites"
         return _phase_at(self.objective, self.steps_planned, self.steps_done)[0]
 
@@ -164,40 +173,37 @@ class _Losses(_Parts):
         kind = batch["images"].device.type
         self._precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         with torch.autocast(kind, enabled=False):
-            terms = self._terms(batch, shared, own)
-            found = {name: term() for name, (weight, term) in terms.items() if weight}
+            terms = {name: (weight, *term()) for name, (weight, term) in self._terms(batch, shared, own).items() if weight}
+            images = [images for _, images, _ in terms.values()]
+            # in one pass, so that batch normalisation sees all kinds of image at once
+            logits = self._logits(torch.cat(images)).split([len(part) for part in images])
+            found = {name: loss(part) for (name, (*_, loss)), part in zip(terms.items(), logits)}
             return {"loss": sum(terms[name][0] * value for name, value in found.items()), **found}
 
     def _terms(self, batch, shared, own):
-        "Weight and function of each term of the present phase."
-        phase = self.phase
-        if phase == "rehearsal": return {"anomaly": (1.0, lambda: self._anomaly(batch["backgrounds"], own))}
-        if phase == "opening": return self._terms_of_opening(batch, own)
-        return self._terms_of_composites(batch, shared, own)
-
-    def _terms_of_opening(self, batch, own):
-        "Mosaics and anomalies in one pass, so that batch normalisation sees both at once."
-        o, n = self.objective, min(self.objective.anomaly_images, len(batch["backgrounds"]))
-        mosaics, from_objects = self._mosaics(batch, own)
-        some = torch.randperm(len(batch["backgrounds"]), generator=own, device=mosaics.device)[:n]
-        changed, masks = self._with_anomalies(batch["backgrounds"][some], own)
-        logits = self._logits(torch.cat([mosaics, changed]))
-        of_mosaics, of_anomalies = logits[: len(mosaics)], logits[len(mosaics) :]
+        "Of each term of the present phase the weight, and a function that gives images and the loss of their logits."
+        o = self.objective
+        if self.phase == "opening": return self._terms_of_opening(batch, own, 1.0, o.mosaic_images)
         return {
-            "mosaic": (1.0, lambda: mosaic_loss(of_mosaics, from_objects, o.object_share)),
-            "anomaly": (o.anomaly_weight, lambda: anomaly_loss(of_anomalies, masks)),
+            **self._terms_of_composites(batch, shared, own),
+            **self._terms_of_opening(batch, own, o.opening_weight, o.mosaic_images // 2),
+        }
+
+    def _terms_of_opening(self, batch, own, weight, n):
+        return {
+            "mosaic": (weight, lambda: self._mosaics(batch, n, own)),
+            "anomaly": (weight * self.objective.anomaly_weight, lambda: self._anomalies(batch, n // 2, own)),
         }
 
     def _terms_of_composites(self, batch, shared, own):
         o, images, backgrounds = self.objective, batch["images"], batch["backgrounds"]
-        logits = self._logits(torch.cat([images, backgrounds]))
-        shift = o.logit_shift * (torch.rand((), generator=shared, device=logits.device) - 0.5)
-        masks, empty = (logits + shift).sigmoid().chunk(2)
-        composites = composite(images, masks, backgrounds)
+        shift = o.logit_shift * (torch.rand((), generator=shared, device=images.device) - 0.5)
+        def masks(logits): return (logits + shift).sigmoid()
+        def apart(logits): return self._divergence(composite(images, masks(logits), backgrounds), batch, shared)
         return {
-            "background": (o.background_weight, lambda: background_loss(empty)),
-            "divergence": (o.divergence_weight, lambda: self._divergence(composites, batch, shared)),
-            "recomposition": (o.recomposition_weight, lambda: self._recomposition(images, backgrounds, own)),
+            "background": (o.background_weight, lambda: (backgrounds, lambda logits: background_loss(masks(logits)))),
+            "divergence": (o.divergence_weight, lambda: (images, apart)),
+            "recomposition": (o.recomposition_weight, lambda: self._recomposed(batch, own)),
         }
 
     def smaller(self, batch, share):
@@ -211,17 +217,23 @@ class _Losses(_Parts):
         return {"number": batch["number"]} | moved | {name: batch[name][real] for name in ("real", "real_clusters")}
 
 # %% ../../nbs/masks/02_segment.ipynb #a3a5a431
-def _last_best(scores): return max(range(len(scores)), key=lambda i: (scores[i], i))
+_SLACK = 0.05  # scores that differ by less than this share are equal: held-out images are few, and training goes on
+
+def _last_best(scores):
+    "The last round that is about as good as the best."
+    return max(i for i, score in enumerate(scores) if score >= (1 - _SLACK) * max(scores))
 
 class _BestRound:
     "The best round so far, and what was judged before."
     def __init__(self, held_out):
         self.held_out, self.history, self.phase = held_out, [], None
         self.weights, self.state, self.threshold = None, None, 0.5  # weights of the average and of the network
+        self.cut = None  # threshold of the last round
 
     def judge(self, segmenter):
         "Judge a round that has just ended."
         choice = choose_threshold(segmenter, self.held_out, progress=False)
+        self.cut = choice.threshold
         found = {"score": float(choice.table["score"][choice.threshold]), "threshold": choice.threshold}
         self.history.append({"step": segmenter.steps_done, "phase": self.phase} | found)
         scores = [round["score"] for round in self.history]
@@ -231,7 +243,7 @@ class _BestRound:
             self.threshold = choice.threshold
 
     def to_dict(self):
-        return {name: getattr(self, name) for name in ("history", "phase", "weights", "state", "threshold")}
+        return {name: getattr(self, name) for name in ("history", "phase", "weights", "state", "threshold", "cut")}
 
     def update(self, state): vars(self).update(state)
 
@@ -244,14 +256,13 @@ class _Rounds(_Losses):
         best = self._best
         if best is None: return
         if best.weights is not None and self.phase != best.phase: self._go_on_from(best)
-        best.phase = self.phase
+        best.phase, self._cut = self.phase, best.cut
 
     @torch.no_grad()
     def _go_on_from(self, best):
-        "Begin a phase with the best weights, shifted so that a mask of 0.5 is where their threshold was."
-        for net, weights in ((self.averaged.module, best.weights), (self.net, best.state)):
-            net.load_state_dict(weights)
-            net.head.bias -= math.log(best.threshold / (1 - best.threshold))
+        "Begin a phase with the best weights and their threshold."
+        for net, weights in ((self.averaged.module, best.weights), (self.net, best.state)): net.load_state_dict(weights)
+        best.cut = best.threshold
 
     def on_epoch_end(self):
         best = self._best
@@ -286,7 +297,7 @@ def _set_aside(data, clusters, held_out, random_state, steps):
         warnings.warn(_TOO_LITTLE.format(share=held_out, FOLDS=FOLDS), stacklevel=3)
         return *everything, None
     kept = tuple(part[~aside] for part in everything)
-    witness = train_witness(kept[0], max(20, min(250, steps // 2)), random_state=random_state)
+    witness = train_witness(kept[0], max(20, min(600, steps // 2)), random_state=random_state)
     return *kept, hold_out(data[aside], judged, random_state=random_state, witness=witness)
 
 def _content(data):
@@ -371,8 +382,14 @@ class _Fitting(_Rounds):
         advice = "give clusterer=, or what bgcs.masks.criteria.hold_out makes of images and clusters"
         raise ValueError(f"held_out is an image set, and only a clusterer can tell the clusters of its images; {advice}")
 
+    def _see_backgrounds(self, images):
+        "Show the network what is usual, before it is trained."
+        if not self.settings["distances"]: return
+        self.net.see_backgrounds(images, self.random_state)
+        self.averaged.module.distances.load_state_dict(self.net.distances.state_dict())
+
     def _begin(self, held_out, compile):
-        self.history_, self.threshold_ = [], 0.5
+        self.history_, self.threshold_, self._cut = [], 0.5, None
         self._best = None if held_out is None else _BestRound(held_out)
         self._compiled = torch.compile(self.net.forward) if compile else None
         self.train()
@@ -434,6 +451,7 @@ class _Fits(_Judged):
         part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state, steps)
         deal = Transplants(labels[part.presence], labels[~part.presence], batches, self.random_state)
         loader = loader_of(TransplantImages(part, numbers), deal, -(-steps // min(rounds, steps)), self)
+        self._see_backgrounds(part.backgrounds.images)
         self._begin(held_out, compile)
         try:
             with kept_memory():
@@ -483,7 +501,7 @@ class _Predicts(_MaskNetwork):
         return images
 
 # %% ../../nbs/masks/02_segment.ipynb #59113b8d
-_FORMAT = "bgcs.Segmenter/6"
+_FORMAT = "bgcs.Segmenter/7"
 _MODEL = "segmenter.safetensors"
 _OLDER = (
     "There is one of an older format, which this version doesn't read: "
@@ -534,6 +552,7 @@ class Segmenter(_Fits, _Predicts):
         channels: int | None = None,  # of the images; None: as many as the images have that it is fitted to
         base_width: int = 16,  # of the U-Net (the paper: 64)
         depth: int = 3,  # of the U-Net (the paper: 4)
+        distances: bool = True,  # show the network how unlike background patches each place looks (the paper: no)
         lr: float = 2e-3,  # learning rate of Adam, its peak in a one-cycle schedule (the paper: 1e-4)
         objective: Objective | dict = Objective(),  # settings of the objective
         schedule: str = "one-cycle",  # of the learning rate, or 'constant', as in the paper
@@ -545,7 +564,7 @@ class Segmenter(_Fits, _Predicts):
         check_choice("schedule", schedule, SCHEDULES)
         self.objective = objective if isinstance(objective, Objective) else Objective(**objective)
         self.settings = {
-            "channels": channels, "base_width": base_width, "depth": depth, "lr": lr,
+            "channels": channels, "base_width": base_width, "depth": depth, "distances": bool(distances), "lr": lr,
             "objective": asdict(self.objective), "schedule": schedule, "average": average, "random_state": random_state,
         }
         self.random_state = random_state

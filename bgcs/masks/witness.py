@@ -69,7 +69,7 @@ def _lesson(objects, backgrounds, n, generator):
 
 def train_witness(
     data: ImageSet,  # object and background-only images; masks, if any, are not looked at
-    steps: int = 250,  # of Adam, its rate in one cycle
+    steps: int = 600,  # of Adam, its rate in one cycle
     batch_size: int = 48,  # images of each kind
     random_state: int = 0,  # seed
 ) -> Witness:  # in evaluation mode, on the CPU

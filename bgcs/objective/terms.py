@@ -18,17 +18,16 @@ from .divergence import Divergence, _named, make_divergence
 from .features import Patches, Pixels
 
 # %% auto #0
-__all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss', 'mosaic_loss']
+__all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recompose', 'recomposition_loss', 'mosaic_loss']
 
 # %% ../../nbs/objective/05_terms.ipynb #a4149926
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    rehearsal: float = 0.2  # share of training, its first, in which made-up anomalies teach; 0: none (the paper)
-    opening: float = 0.1  # share of training, the next, in which mosaics teach, before composites do; 0: none (the paper)
-    anomaly_weight: float = 0.25  # of the anomaly loss after the rehearsal
-    anomaly_images: int = 24  # background-only images that get anomalies in each step after the rehearsal, at most
-    mosaic_images: int = 48  # object images, and background-only images, of which each step's mosaics are made, at most
+    opening: float = 0.4  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
+    opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
+    anomaly_weight: float = 1.0  # of the anomaly loss, beside a mosaic loss of weight 1
+    mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
@@ -39,7 +38,7 @@ class Objective:
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone (the paper)
     patch_places: int = 32  # patches from each composite; from each real image a quarter of that
     whiten: bool = False  # decorrelate patches by the real ones
-    recomposition_weight: float = 2.0  # of the recomposition loss, after the opening (the paper: none)
+    recomposition_weight: float = 2.0  # of the recomposition loss, after the opening (the paper: 0)
     recomposition_erased: float = 0.25  # share of each image's area erased from what is pasted
     recomposition_shift: float = 0.5  # part, 0 to 1, of the logit shift that makes up for what is erased; less trims masks
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
@@ -68,7 +67,7 @@ def _check_divergence(name):
 def _check_ranges(objective):
     for name, value in asdict(objective).items():
         if name.endswith(("weight", "size", "shift")) and value < 0: raise ValueError(f"{name}={value}; expected 0 or more")
-    for name in ("rehearsal", "opening", "object_share", "recomposition_erased", "recomposition_shift"):
+    for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift"):
         value = getattr(objective, name)
         if not 0 <= value <= 1: raise ValueError(f"{name}={value}; expected a share from 0 to 1")
         if value == 1 and name in ("object_share", "recomposition_erased"):
@@ -119,26 +118,33 @@ def _with_decoys(
     return composite(backgrounds[order()], masks[order()].roll(shift, (2, 3)), backgrounds)
 
 # %% ../../nbs/objective/05_terms.ipynb #4f3e6ed0
-def _cut_out(teacher_masks, least):
-    "Masks made hard at 0.5, or lower where fewer than a share of all pixels would be left."
+def _cut_out(teacher_masks, threshold, least):
+    "Masks made hard at a threshold, or lower where fewer than a share of all pixels would be left."
     n = int(least * teacher_masks.numel())
-    threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(0.5) if n else 0.5
+    if n: threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(threshold)
     return (teacher_masks >= threshold).float()
 
-def recomposition_loss(
-    net: torch.nn.Module,  # gives logits
+def recompose(
     teacher_masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of the object images, without gradient
     images: torch.Tensor,  # `(n, c, h, w)` object images
-    backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images
-    erased: float = 0.25,  # share of each image's area in which the object is erased
+    backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images, best of the same clusters
+    erased: float = 0.25,  # share of each image's area in which the object is erased, from 0 to below 1
+    threshold: float = 0.5,  # at and above which the teacher cuts out
     least: float = 0.0,  # share of the area of all images that is cut out at least
-    shift: float = 0.5,  # part of the logit shift that makes up for what is erased
     generator: torch.Generator | None = None,  # for a repeatable draw
-) -> torch.Tensor:  # scalar
-    "Cross-entropy of the network on composites of known masks: the teacher's, made hard, less random blobs."
+) -> tuple[torch.Tensor, torch.Tensor]:  # composites `(n, c, h, w)`, and the masks `(n, 1, h, w)` that they were made with
+    "Composites of known masks: the teacher's, made hard, less random blobs."
     if not 0 <= erased < 1: raise ValueError(f"erased={erased}; expected a share from 0 to below 1")
-    pasted = _erase_blobs(_cut_out(teacher_masks, least), erased, generator=generator)
-    logits = net(composite(images, pasted, _with_decoys(backgrounds, pasted, generator)))
+    pasted = _erase_blobs(_cut_out(teacher_masks, threshold, least), erased, generator=generator)
+    return composite(images, pasted, _with_decoys(backgrounds, pasted, generator)), pasted
+
+def recomposition_loss(
+    logits: torch.Tensor,  # `(n, 1, h, w)` of the network on recomposed images
+    pasted: torch.Tensor,  # `(n, 1, h, w)` of 0 and 1, what they were made with, as `recompose` gives it
+    erased: float = 0.25,  # share of each image's area that was erased
+    shift: float = 0.5,  # part of the logit shift that makes up for what is erased
+) -> torch.Tensor:  # scalar
+    "Cross-entropy of masks with those that the images were made with."
     return F.binary_cross_entropy_with_logits(logits + shift * math.log(1 - erased), pasted)
 
 # %% ../../nbs/objective/05_terms.ipynb #66e5a256

@@ -89,11 +89,12 @@ def _smaller(picture, most, widest):
 # %% ../../nbs/runs/01_report.ipynb #d8c66b1a
 _READING = {  # criterion: whether more or less of it is better, and what it says
     "score": (
-        "more", "The one to compare runs by: the geometric mean of evidence and paste_iou. It chose the round and the "
+        "more", "The one to compare runs by: evidence times what separation has beyond chance. It chose the round and the "
         "threshold."),
     "evidence": (
-        "more", "What a classifier of object images is less sure by when the masked part is replaced by background, "
-        "beyond what the masks of other images take. 0: masks say nothing of where the object is; about 1 is best."),
+        "more", "What a classifier of object images is less sure by when the masked part is replaced by background, and "
+        "surer by when it is set into background, beyond what masks of other images do. 0: masks say nothing of where "
+        "the object is; about 1 is best."),
     "paste_iou": (
         "more", "Background pasted over parts of object images leaves the mask there empty, and unchanged elsewhere. "
         "Low: the model decides by the image as a whole, or marks every edge."),
@@ -109,6 +110,7 @@ _READING = {  # criterion: whether more or less of it is better, and what it say
         "less", "Share of background-only images that is marked, where nothing should be. An empty mask is perfect "
         "here, so look at the others too."),
     "false_positive_mean": ("less", "The same of soft masks."),
+    "false_share": ("less", "The area that is marked in background-only images, over that in object images."),
     "removal_residual": (
         "less", "Area still marked after what was marked has been replaced by background: 0 nothing, 1 all of it, or "
         "masks are empty."),
@@ -139,8 +141,8 @@ _PICTURES = {  # in figures/: what they are called, and how to look at them
         "The plane of backgrounds", "Background-only images lie near each other where the encoder finds them alike; "
         "colours are clusters."),
     "losses": (
-        "Terms of the loss", "Over the steps, pale, with a running mean. Made-up anomalies teach first, then "
-        "mosaics, then composites, so terms come and go."),
+        "Terms of the loss", "Over the steps, pale, with a running mean. Mosaics and made-up anomalies teach "
+        "first, then composites beside them, so terms come and go."),
     "scores": (
         "Score on held-out images", "After each round; the line is at the round whose weights were kept."),
     "masks": (

@@ -249,6 +249,7 @@ class Clusters:
 class Network:
     "The U-Net: arguments of `Segmenter`."
     base_width: int = 16  # features at full size; each level down has twice as many
+    distances: bool = True  # show the network how unlike background patches each place looks
     depth: int = 3  # number of halvings
 
     def __post_init__(self): _check_whole(self, base_width=1, depth=0)
@@ -260,7 +261,7 @@ class Schedule:
     steps: int | None = 1200  # optimiser steps; null: as many as `passes` asks for
     passes: float | None = None  # over the object images, in place of steps
     rounds: int = 12  # parts into which the steps are divided; at the end of each, masks are judged and shown
-    per_cluster: int | None = None  # composites for each target cluster and step; null: enough for 48, at least 6
+    per_cluster: int | None = None  # composites for each target cluster and step; null: enough for 24, at least 6
     n_real: int = 128  # real object images of each target cluster and step, at most
     target_clusters: int | None = None  # of each step; null: all
     lr: float = 2e-3  # learning rate of Adam, its peak in a one-cycle schedule
@@ -461,8 +462,9 @@ _RECIPE = {
         "border; the paper embeds whole images"),
     "network.base_width": (64, "paper"),
     "network.depth": (4, "paper"),
-    "objective.rehearsal": (0.0, "paper: none; ours begins with made-up anomalies"),
-    "objective.opening": (0.0, "paper: composites from the start; ours has mosaics before them"),
+    "network.distances": (False, "paper: the images alone; ours also sees how far from backgrounds each place looks"),
+    "objective.opening": (0.0, "paper: composites from the start; ours has mosaics and made-up anomalies before them"),
+    "objective.opening_weight": (0.0, "paper: composites alone; ours goes on with mosaics and anomalies beside them"),
     "objective.background_weight": (
         4096.0, "paper: 1, of a sum over pixels; here the background loss is a mean over 64×64 of them"),
     "objective.divergence": ("energy-sliced", "code: divergence_loss ebsw, in every experiment"),
