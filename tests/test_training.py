@@ -129,12 +129,12 @@ OPENING, COMPOSITES = {"mosaic", "anomaly"}, {"background", "divergence", "recom
 
 
 @pytest.mark.parametrize("objective, expected", [
-    ({}, [OPENING] * 4 + [COMPOSITES | OPENING] * 6),
+    ({}, [OPENING] * 3 + [COMPOSITES | OPENING] * 7),
     ({"opening": 0.0}, [COMPOSITES | OPENING] * 10),
-    ({"opening_weight": 0.0}, [OPENING] * 4 + [COMPOSITES] * 6),
+    ({"opening_weight": 0.0}, [OPENING] * 3 + [COMPOSITES] * 7),
     ({"opening": 0.0, "opening_weight": 0.0}, [COMPOSITES] * 10),
     ({"opening": 1.0}, [OPENING] * 10),
-    ({"anomaly_weight": 0.0}, [{"mosaic"}] * 4 + [COMPOSITES | {"mosaic"}] * 6),
+    ({"anomaly_weight": 0.0}, [{"mosaic"}] * 3 + [COMPOSITES | {"mosaic"}] * 7),
     ({"recomposition_weight": 0.0, "opening": 0.1}, [OPENING] + [(COMPOSITES | OPENING) - {"recomposition"}] * 9),
 ])
 def test_terms_by_phase(data, objective, expected):

@@ -147,8 +147,10 @@ class _Parts(_MaskNetwork):
         return mosaics, lambda logits: mosaic_loss(logits, from_objects, o.object_share)
 
     def _recomposed(self, batch, own):
-        "Objects that the averaged network cut out, before other backgrounds of their cluster, and what is asked of them."
-        o, cut, images = self.objective, self._cut, self._alike(batch, slice(None), own)
+        "Objects that the averaged network cut out, before backgrounds of other and of their own cluster, and what is asked."
+        o, cut, moved = self.objective, self._cut, batch["images"]
+        stay = torch.rand(len(moved), 1, 1, 1, generator=own, device=moved.device) < 0.5
+        images = torch.where(stay, self._alike(batch, slice(None), own), moved)
         with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
         at, least = (0.5, o.object_share) if cut is None else (cut, 0.0)
         composites, pasted = recompose(teacher_masks, images, batch["backgrounds"], o.recomposition_erased, at, least, own)

@@ -24,7 +24,7 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recompose', 'recompo
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    opening: float = 0.4  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
+    opening: float = 0.3  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 1.0  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
