@@ -501,6 +501,13 @@ class _ThresholdChoice:
         return fig
 
 # %% ../../nbs/masks/01_criteria.ipynb #caf54508
+_SLACK = 0.05  # values of a criterion that differ by less than this share are equal: held-out images are few
+
+def _about_best(values, by="score"):
+    "Which values of a criterion are about as good as the best."
+    if by in _LOWER_IS_BETTER: return values <= (1 + _SLACK) * min(values)
+    return values >= (1 - _SLACK) * max(values)
+
 def _check_thresholds(thresholds):
     "Those to try, the nearest to 0.5 first, so that it wins among equals."
     thresholds = sorted(set(thresholds), key=lambda t: abs(t - 0.5))
@@ -516,7 +523,7 @@ def choose_threshold(
     batch_size: int = 64,  # images at a time
     most_false: float = 0.25,  # share of the area of background-only images that may be marked; where all mark more, all are compared
 ) -> _ThresholdChoice:
-    "The best of some thresholds by a criterion; of those that are equally good, the one nearest to 0.5."
+    "The best of some thresholds by a criterion; of those that are about as good, the one nearest to 0.5."
     import pandas as pd
     from tqdm.auto import tqdm
     thresholds = _check_thresholds(thresholds)
@@ -527,8 +534,7 @@ def choose_threshold(
     table = pd.DataFrame(rows, index=pd.Index(thresholds, name="threshold"))
     sound = table[table["false_positive_area"] <= most_false]
     judged = (sound if len(sound) else table)[by]
-    best = judged.idxmin() if by in _LOWER_IS_BETTER else judged.idxmax()
-    return _ThresholdChoice(float(best), by, table.sort_index())
+    return _ThresholdChoice(float(judged.index[_about_best(judged, by)][0]), by, table.sort_index())
 
 # %% ../../nbs/masks/01_criteria.ipynb #812b8544
 def _criteria_at_best(model, held_out, threshold, batch_size):

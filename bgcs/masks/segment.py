@@ -26,7 +26,7 @@ from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
-from .criteria import Verdict, _judge, _verdict_in_words
+from .criteria import Verdict, _about_best, _judge, _verdict_in_words
 from .masknet import MaskNet, UNet
 from .witness import train_witness
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
@@ -219,11 +219,9 @@ class _Losses(_Parts):
         return {"number": batch["number"]} | moved | {name: batch[name][real] for name in ("real", "real_clusters")}
 
 # %% ../../nbs/masks/02_segment.ipynb #a3a5a431
-_SLACK = 0.05  # scores that differ by less than this share are equal: held-out images are few, and training goes on
-
 def _last_best(scores):
     "The last round that is about as good as the best."
-    return max(i for i, score in enumerate(scores) if score >= (1 - _SLACK) * max(scores))
+    return int(np.flatnonzero(_about_best(np.asarray(scores)))[-1])
 
 class _BestRound:
     "The best round so far, and what was judged before."
