@@ -119,7 +119,7 @@ def test_evidence_is_what_goes_with_the_mask_alone():
     stripes = torch.zeros(16, 16)
     stripes[:, :2] = 1
     assert evidence(bright) > 0.5
-    assert evidence(lambda images: stripes.expand(len(images), 1, -1, -1)) == 0  # the same in every image
+    assert abs(evidence(lambda images: stripes.expand(len(images), 1, -1, -1))) < 0.05  # the same in every image
     assert evidence(lambda images: torch.ones_like(images)) == 0 == evidence(nothing)
     assert evidence(lambda images: bright(images).roll(8, 3)) < 0.2  # beside the object
     found = criteria(bright, h, names=["score"])

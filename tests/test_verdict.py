@@ -36,7 +36,7 @@ def everywhere(images): return (torch.arange(images.shape[3]) // 4 % 2).float().
 
 KNOWN = {
     "right": (bright, "usable", ()),
-    "stripes": (everywhere, "failed", ("same in every image", "doesn't tell object images", "mark 100% as much where", "evidence 0.00")),
+    "stripes": (everywhere, "failed", ("same in every image", "doesn't tell object images", "mark 100% as much where")),
     "nothing": (nothing, "failed", ("same in every image", "doesn't tell object images", "mark nothing")),
     "all of object images": (whole, "failed", ("same in every image", "mark 100% of object images")),
 }

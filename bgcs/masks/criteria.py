@@ -81,13 +81,18 @@ class HeldOut:
 
     def __len__(self): return len(self.objects)
 
-    @cached_property
-    def elsewhere(self) -> torch.Tensor:
-        "For each object image another one `(n,)`, whose mask is laid over it to compare."
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.random_state))
-        there = torch.empty_like(order)
-        there[order] = order.roll(1)
-        return there
+    def elsewhere(self,
+        masks: torch.Tensor,  # `(n, 1, h, w)` of `objects`
+    ) -> list[torch.Tensor]:  # as many such, some times
+        "Masks of other object images at random places, to compare with."
+        generator, found = torch.Generator().manual_seed(self.random_state), []
+        order, sizes = torch.randperm(len(self), generator=generator), torch.tensor(masks.shape[2:])
+        for draw in (1, 2, 3):
+            others = torch.empty_like(masks)
+            others[order] = masks[order.roll(draw)]
+            moves = (torch.rand(len(self), 2, generator=generator) * sizes).long().tolist()
+            found.append(torch.stack([mask.roll(move, (1, 2)) for mask, move in zip(others, moves)]))
+        return found
 
     @cached_property
     def _witnesses(self):
@@ -415,10 +420,11 @@ def _ask_evidence(at):
     there, without = h.evidence_there
     def taken(masks): return float((there - h.shows(composite(h.same, masks, h.objects))).mean())
     def given(masks): return float((h.shows(composite(h.objects, masks, h.same)) - without).mean())
-    others = at.masks[h.elsewhere]
+    others = h.elsewhere(at.masks)
+    def mean(of): return sum(map(of, others)) / len(others)
     least = 0.05  # where witnesses can hardly tell the kinds apart, nothing is evidence
     gap = max(float((there - without).mean()), least)
-    beyond = taken(at.masks) - taken(others) + given(at.masks) - given(others)
+    beyond = taken(at.masks) - mean(taken) + given(at.masks) - mean(given)
     return {"evidence": beyond / 2 / gap}
 
 def _ask_divergence(at):
