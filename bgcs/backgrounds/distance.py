@@ -48,7 +48,7 @@ def _centres(points, k, seed):
 
 # %% ../../nbs/backgrounds/03_distance.ipynb #4deb9d25
 class BackgroundDistance(nn.Module):
-    "Log distance of each pixel's patch to the nearest of some centres of background patches; learned by `fit`, not by gradients."
+    "Log distance of each pixel's patch to the nearest centre of background patches; `fit` learns it, not gradients."
     def __init__(self,
         channels: int,  # of the images
         scale: int = 1,  # patches are of the image reduced so many times
@@ -57,10 +57,11 @@ class BackgroundDistance(nn.Module):
         centres: int = 256,  # that stand for all background patches
     ):
         super().__init__()
-        for name, value in (("channels", channels), ("scale", scale), ("side", side), ("dim", dim), ("centres", centres)):
-            check_whole(name, value, 1)
+        given = {"channels": channels, "scale": scale, "side": side, "dim": dim, "centres": centres}
+        for name, value in given.items(): check_whole(name, value, 1)
         if side % 2 == 0 or dim > channels * side ** 2:
-            raise ValueError(f"side={side}, dim={dim}; expected an odd side, and no more components than its patches have values")
+            expected = "expected an odd side, and no more components than its patches have values"
+            raise ValueError(f"side={side}, dim={dim}; {expected}")
         self.scale, self.side = scale, side
         self.register_buffer("axes", torch.zeros(dim, channels, side, side))
         self.register_buffer("offset", torch.zeros(dim))

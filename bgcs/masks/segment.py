@@ -33,15 +33,16 @@ from ..objective.batches import Batches, TransplantImages, Transplants, _check_c
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
-from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recompose, recomposition_loss
+from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
+from ..objective.terms import _recompose
 from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, gather, kept_memory, loader_of
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'Segmenter']
+__all__ = ['Segmenter']
 
 # %% ../../nbs/masks/02_segment.ipynb #9b621914
-SCHEDULES = ("one-cycle", "constant")
+_SCHEDULES = ("one-cycle", "constant")
 
 
 def _phases(objective, steps):
@@ -147,14 +148,15 @@ class _Parts(_MaskNetwork):
         return mosaics, lambda logits: mosaic_loss(logits, from_objects, o.object_share)
 
     def _recomposed(self, batch, own):
-        "Objects that the averaged network cut out, before backgrounds of other and of their own cluster, and what is asked."
+        "Objects that the averaged network cut out, before backgrounds of other and of their own cluster."
         o, cut, moved = self.objective, self._cut, batch["images"]
         stay = torch.rand(len(moved), 1, 1, 1, generator=own, device=moved.device) < 0.5
         images = torch.where(stay, self._alike(batch, slice(None), own), moved)
         with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
         at, least = (0.5, o.object_share) if cut is None else (cut, 0.0)
-        composites, pasted = recompose(teacher_masks, images, batch["backgrounds"], o.recomposition_erased, at, least, own)
-        return composites, lambda logits: recomposition_loss(logits, pasted, o.recomposition_erased, o.recomposition_shift)
+        erased, shift, backgrounds = o.recomposition_erased, o.recomposition_shift, batch["backgrounds"]
+        composites, pasted = _recompose(teacher_masks, images, backgrounds, erased, at, least, own)
+        return composites, lambda logits: recomposition_loss(logits, pasted, erased, shift)
 
 # %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
 class _Losses(_Parts):
@@ -175,7 +177,8 @@ class _Losses(_Parts):
         kind = batch["images"].device.type
         self._precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         with torch.autocast(kind, enabled=False):
-            terms = {name: (weight, *term()) for name, (weight, term) in self._terms(batch, shared, own).items() if weight}
+            terms = self._terms(batch, shared, own).items()
+            terms = {name: (weight, *term()) for name, (weight, term) in terms if weight}
             images = [images for _, images, _ in terms.values()]
             # in one pass, so that batch normalisation sees all kinds of image at once
             logits = self._logits(torch.cat(images)).split([len(part) for part in images])
@@ -274,7 +277,9 @@ class _Rounds(_Losses):
     def progress_state(self): return {"best": None if self._best is None else self._best.to_dict()}
 
     def load_progress(self, state):
-        if self._best is not None: self._best.update(state["best"])
+        if self._best is None: return
+        self._best.update(state["best"])
+        self._cut = self._best.cut
 
 # %% ../../nbs/masks/02_segment.ipynb #c926951a
 _TOO_LITTLE = (
@@ -561,7 +566,7 @@ class Segmenter(_Fits, _Predicts):
     ):
         super().__init__()
         if not lr > 0: raise ValueError(f"lr={lr}; expected a number above 0")
-        check_choice("schedule", schedule, SCHEDULES)
+        check_choice("schedule", schedule, _SCHEDULES)
         self.objective = objective if isinstance(objective, Objective) else Objective(**objective)
         self.settings = {
             "channels": channels, "base_width": base_width, "depth": depth, "distances": bool(distances), "lr": lr,

@@ -89,7 +89,7 @@ def _where(hits): return hits.nonzero().flatten()
 @dataclass(frozen=True)
 class Batches:
     "What a batch of the segmenter's training holds."
-    per_cluster: int | None = None  # composites for each target cluster, in each process; at least 2; None: enough for 24, at least 6
+    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 24, at least 6
     n_real: int = 128  # real object images of each target cluster, at most; at least 2
     target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: all
 

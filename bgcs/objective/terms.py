@@ -18,7 +18,7 @@ from .divergence import Divergence, _named, make_divergence
 from .features import Patches, Pixels
 
 # %% auto #0
-__all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recompose', 'recomposition_loss', 'mosaic_loss']
+__all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss', 'mosaic_loss']
 
 # %% ../../nbs/objective/05_terms.ipynb #a4149926
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _cut_out(teacher_masks, threshold, least):
     if n: threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(threshold)
     return (teacher_masks >= threshold).float()
 
-def recompose(
+def _recompose(
     teacher_masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]: masks of the object images, without gradient
     images: torch.Tensor,  # `(n, c, h, w)` object images
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images, best of the same clusters
@@ -140,7 +140,7 @@ def recompose(
 
 def recomposition_loss(
     logits: torch.Tensor,  # `(n, 1, h, w)` of the network on recomposed images
-    pasted: torch.Tensor,  # `(n, 1, h, w)` of 0 and 1, what they were made with, as `recompose` gives it
+    pasted: torch.Tensor,  # `(n, 1, h, w)` of 0 and 1, what they were made with, as `_recompose` gives it
     erased: float = 0.25,  # share of each image's area that was erased
     shift: float = 0.5,  # part of the logit shift that makes up for what is erased
 ) -> torch.Tensor:  # scalar

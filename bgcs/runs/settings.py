@@ -29,7 +29,7 @@ from ..backgrounds.cluster import WAYS
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
-from ..masks.segment import SCHEDULES
+from ..masks.segment import _SCHEDULES
 
 # %% auto #0
 __all__ = ['SETS', 'PRESETS', 'set_options', 'Data', 'load_images', 'Clusters', 'Network', 'Schedule', 'Trainer', 'Settings',
@@ -281,7 +281,7 @@ class Schedule:
             if value is not None and not value > 0: raise ValueError(f"{name}={value}; expected above 0")
         Batches(self.per_cluster, self.n_real, self.target_clusters)  # refuses what can't be a batch
         check_choice("on_bad", self.on_bad, ("stop", "skip"))
-        check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
+        check_choice("lr_schedule", self.lr_schedule, _SCHEDULES)
 
     @property
     def batches(self) -> Batches:
