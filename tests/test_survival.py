@@ -264,7 +264,7 @@ class Spoiled(Segmenter):
 def test_a_loss_that_is_no_number_is_named(data, tmp_path):
     assert data.presence[17]
     said = (
-        r"batch \d+: anomaly is nan.* Images of it: objects .*; backgrounds .*"
+        r"batch \d+: mosaic is nan.* Images of it: objects .*; backgrounds .*"
         r"The last good checkpoint is .*step-"
     )
     with pytest.raises(NotFinite, match=said): fit(data, make(Spoiled), folder=tmp_path, steps=200, save_every=1)

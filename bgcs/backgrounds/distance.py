@@ -15,17 +15,20 @@ from ..data.checks import check_whole
 __all__ = ['BackgroundDistance']
 
 # %% ../../nbs/backgrounds/03_distance.ipynb #2e42498d
-_MOST = 24_000  # patches that are looked at
+_PATCHES, _IMAGES = 24_000, 600  # that are looked at, at most
 
-def _some_patches(images, side, seed):
-    "Patches drawn at random from all images, `(n, c * side * side)`."
-    generator = torch.Generator().manual_seed(seed)
-    count, (h, w) = -(-_MOST // len(images)), images.shape[2:]
-    drawn = []
-    for image in images:
-        rows, columns = (torch.randint(length, (count,), generator=generator) for length in (h, w))
-        windows = _padded(image[None], side)[0].unfold(1, side, 1).unfold(2, side, 1)
-        drawn.append(windows[:, rows, columns].transpose(0, 1).flatten(1))
+def _reduced(images, scale): return images if scale == 1 else F.avg_pool2d(images, scale, ceil_mode=True)
+
+def _some_patches(images, side, scale, seed):
+    "Patches of images reduced so many times, drawn at random from many, `(n, c * side * side)`."
+    generator, drawn = torch.Generator().manual_seed(seed), []
+    chosen = torch.randperm(len(images), generator=generator)[:_IMAGES]
+    for some in chosen.split(32):
+        for image in _padded(_reduced(images[some], scale), side):
+            windows = image.unfold(1, side, 1).unfold(2, side, 1)
+            count = -(-_PATCHES // len(chosen))
+            rows, columns = (torch.randint(n, (count,), generator=generator) for n in windows.shape[1:3])
+            drawn.append(windows[:, rows, columns].transpose(0, 1).flatten(1))
     return torch.cat(drawn)
 
 def _padded(images, side): return F.pad(images, (side // 2,) * 4, mode="replicate")
@@ -43,7 +46,7 @@ def _centres(points, k, seed):
     from sklearn.cluster import MiniBatchKMeans
 
     means = MiniBatchKMeans(min(k, len(points)), n_init=1, batch_size=4096, max_iter=20, random_state=seed)
-    found = torch.as_tensor(means.fit(points.numpy()).cluster_centers_, dtype=torch.float32)
+    found = torch.as_tensor(means.fit(points.numpy()).cluster_centers_, dtype=points.dtype)
     return found[torch.arange(k) % len(found)]
 
 # %% ../../nbs/backgrounds/03_distance.ipynb #4deb9d25
@@ -74,7 +77,7 @@ class BackgroundDistance(nn.Module):
         random_state: int = 0,  # seed
     ) -> BackgroundDistance:  # itself
         "Learn what is usual."
-        patches = _some_patches(self._reduced(images), self.side, random_state)
+        patches = _some_patches(images, self.side, self.scale, random_state).to(self.axes.dtype)
         dim, channels = self.axes.shape[:2]
         axes, mean = _whitening(patches, dim)
         points = (patches - mean) @ axes.T
@@ -91,15 +94,14 @@ class BackgroundDistance(nn.Module):
         images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
     ) -> torch.Tensor:  # `(n, 1, h, w)`, on backgrounds about 0 in the mean, with a spread of about 1; no gradient
         "How unlike backgrounds each place looks."
+        size = images.shape[2:]
         with torch.autocast(images.device.type, enabled=False):
-            points = F.conv2d(_padded(self._reduced(images.float()), self.side), self.axes, self.offset)
+            images = _reduced(images.to(self.axes.dtype), self.scale)
+            points = F.conv2d(_padded(images, self.side), self.axes, self.offset)
             apart = F.conv2d(points, -2 * self.centres[:, :, None, None], self.centres.square().sum(1))
             nearest = points.square().sum(1, keepdim=True) + apart.amin(1, keepdim=True)
             found = (_log_distance(nearest, len(self.axes)) - self.usual[0]) / self.usual[1]
             if self.scale == 1: return found
-            return F.interpolate(found, images.shape[2:], mode="bilinear", align_corners=False)
-
-    def _reduced(self, images):
-        return images if self.scale == 1 else F.avg_pool2d(images, self.scale, ceil_mode=True)
+            return F.interpolate(found, size, mode="bilinear", align_corners=False)
 
 def _log_distance(squared, dim): return (squared.clamp_min(0) / dim + 0.01).log() / 2
