@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgcs.data.images import ImageSet
-from bgcs.masks.criteria import (FOLDS, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual,
+from bgcs.masks.criteria import (FOLDS, _about_best, _agreement, _false_positive_area, _held_out_divergence, _paste_consistency, _removal_residual,
                                  _seam_features, _separation, _two_sample_auc, choose_threshold, compare, criteria, hold_out, judged_clusters,
                                  mask_iou, plot_comparison, predict_masks, rank_agreement)
 from bgcs.masks.witness import Witness
@@ -149,6 +149,16 @@ def test_threshold_between_two_levels():
         assert choice.threshold == 0.8, by
     assert choice.plot().axes and choice.table.index.tolist() == [0.5, 0.8, 0.95]
     assert compare({"a": model}, data, clusters, threshold="auto", progress=False).threshold["a"] in (0.8, 0.9)
+
+
+@pytest.mark.parametrize("values, by, expected", [
+    ([1.0, 0.96, 0.9], "score", [True, True, False]),
+    ([-0.1, -0.2], "evidence", [True, False]),  # below 0, too
+    ([float("nan"), 0.5], "score", [False, True]),
+    ([0.1, 0.104, 0.2], "divergence", [True, True, False]),
+])
+def test_about_as_good_as_the_best(values, by, expected):
+    assert _about_best(np.array(values), by).tolist() == expected
 
 
 def test_order_of_models_changes_nothing():

@@ -437,10 +437,11 @@ def _ask_classifier(at):
     auc = _two_sample_auc(at.composites, h.targets, h.real, h.moved_index, h.real_index, random_state=h.random_state)
     return {"two_sample_auc": auc, "two_sample_excess": abs(auc - 0.5)}
 
-def _ask_false_share(at):
-    "Area marked where there is no object, as a share of that marked where there is one."
-    marked, falsely = float(at.masks.mean()), float(harden(at.exam.empty, at.threshold).mean())
-    return {"false_share": min(1.0, falsely / marked) if marked else float(falsely > 0)}
+def _ask_false(at):
+    "What is marked where there is no object; its area also as a share of that marked where there is one."
+    found, marked = _false_positive_area(at.exam.empty, at.threshold), float(at.masks.mean())
+    falsely = found["false_positive_area"]
+    return found | {"false_share": min(1.0, falsely / marked) if marked else float(falsely > 0)}
 
 def _ask_paste(at):
     return {"paste_iou": at.asked(_paste_consistency, at.held_out.same, random_state=at.held_out.random_state)}
@@ -449,8 +450,7 @@ _QUESTIONS = (  # criteria that are found together, and how
     (("evidence",), _ask_evidence),
     (("divergence", "relative_divergence"), _ask_divergence),
     (("two_sample_auc", "two_sample_excess"), _ask_classifier),
-    (("false_positive_mean", "false_positive_area"), lambda at: _false_positive_area(at.exam.empty, at.threshold)),
-    (("false_share",), _ask_false_share),
+    (("false_positive_mean", "false_positive_area", "false_share"), _ask_false),
     (("shift_iou", "flip_iou", "swap_iou"), lambda at: at.asked(_agreement, at.held_out.onto)),
     (("paste_iou",), _ask_paste),
     (("removal_residual",), lambda at: {"removal_residual": at.asked(_removal_residual, at.held_out.same)}),
@@ -511,8 +511,9 @@ _SLACK = 0.05  # values of a criterion that differ by less than this share are e
 
 def _about_best(values, by="score"):
     "Which values of a criterion are about as good as the best."
-    if by in _LOWER_IS_BETTER: return values <= (1 + _SLACK) * min(values)
-    return values >= (1 - _SLACK) * max(values)
+    values = -values if by in _LOWER_IS_BETTER else values
+    best = np.nanmax(values)
+    return values >= best - _SLACK * abs(best)
 
 def _check_thresholds(thresholds):
     "Those to try, the nearest to 0.5 first, so that it wins among equals."

@@ -75,7 +75,6 @@ class _MaskNetwork(Trainable):
     def __init__(self):
         super().__init__()
         self.net: UNet | None = None
-        self._cut = None  # at which composites cut objects out, as the last round chose it
         self.averaged: AveragedModel | None = None
 
     def _build(self, channels):
@@ -255,11 +254,16 @@ class _Rounds(_Losses):
     _best: _BestRound | None = None
     history_: list[dict[str, float]]
 
+    @property
+    def _cut(self):
+        "At which composites cut objects out: what the last round chose; None: none was judged."
+        return None if self._best is None else self._best.cut
+
     def on_epoch_start(self):
         best = self._best
         if best is None: return
         if best.weights is not None and self.phase != best.phase: self._go_on_from(best)
-        best.phase, self._cut = self.phase, best.cut
+        best.phase = self.phase
 
     @torch.no_grad()
     def _go_on_from(self, best):
@@ -277,9 +281,7 @@ class _Rounds(_Losses):
     def progress_state(self): return {"best": None if self._best is None else self._best.to_dict()}
 
     def load_progress(self, state):
-        if self._best is None: return
-        self._best.update(state["best"])
-        self._cut = self._best.cut
+        if self._best is not None: self._best.update(state["best"])
 
 # %% ../../nbs/masks/02_segment.ipynb #c926951a
 _TOO_LITTLE = (
@@ -394,7 +396,7 @@ class _Fitting(_Rounds):
         self.averaged.module.distances.load_state_dict(self.net.distances.state_dict())
 
     def _begin(self, held_out, compile):
-        self.history_, self.threshold_, self._cut = [], 0.5, None
+        self.history_, self.threshold_ = [], 0.5
         self._best = None if held_out is None else _BestRound(held_out)
         self._compiled = torch.compile(self.net.forward) if compile else None
         self.train()
