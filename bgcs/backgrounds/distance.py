@@ -98,10 +98,18 @@ class BackgroundDistance(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             images = _reduced(images.to(self.axes.dtype), self.scale)
             points = F.conv2d(_padded(images, self.side), self.axes, self.offset)
-            apart = F.conv2d(points, -2 * self.centres[:, :, None, None], self.centres.square().sum(1))
-            nearest = points.square().sum(1, keepdim=True) + apart.amin(1, keepdim=True)
-            found = (_log_distance(nearest, len(self.axes)) - self.usual[0]) / self.usual[1]
+            n, dim, *reduced = points.shape
+            nearest = _nearest(points.transpose(0, 1).reshape(dim, -1), self.centres).view(n, 1, *reduced)
+            found = (_log_distance(nearest, dim) - self.usual[0]) / self.usual[1]
             if self.scale == 1: return found
             return F.interpolate(found, size, mode="bilinear", align_corners=False)
+
+_AT_ONCE = 4096  # points: their distances to all centres stay in the processor's cache
+
+def _nearest(points, centres):
+    "Squared distance of points `(dim, n)` to the nearest of centres `(k, dim)`."
+    lengths = centres.square().sum(1, keepdim=True)
+    apart = [torch.addmm(lengths, -2 * centres, some).amin(0) for some in points.split(_AT_ONCE, 1)]
+    return points.square().sum(0) + torch.cat(apart)
 
 def _log_distance(squared, dim): return (squared.clamp_min(0) / dim + 0.01).log() / 2
