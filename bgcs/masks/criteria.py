@@ -462,9 +462,11 @@ _CRITERIA = ("score", *(name for names, _ in _QUESTIONS for name in names))
 _RANKED = tuple(name for name in _CRITERIA if name not in _NO_GOOD_SIDE)
 
 # %% ../../nbs/masks/01_criteria.ipynb #7aa385e0
-_SCORED = ("evidence", "separation")  # what the score is made of
+_SCORED = ("evidence", "separation", "false_share", "paste_iou")  # what the score is made of
 
-def _score(found): return max(0.0, found["evidence"]) * max(0.0, 2 * found["separation"] - 1)
+def _score(found):
+    sound = (1 - found["false_share"]) * found["paste_iou"]
+    return max(0.0, found["evidence"]) * max(0.0, 2 * found["separation"] - 1) * sound ** 0.25
 
 def _answers(exam, threshold, names=_CRITERIA):
     "The criteria named, and what is found along with them."
@@ -515,6 +517,10 @@ def _about_best(values, by="score"):
     best = np.nanmax(values)
     return values >= best - _SLACK * abs(best)
 
+def _last_best(scores):
+    "Which of the scores of some rounds, in their order, is the last about as good as the best."
+    return int(np.flatnonzero(_about_best(np.asarray(scores)))[-1])
+
 def _check_thresholds(thresholds):
     "Those to try, the nearest to 0.5 first, so that it wins among equals."
     thresholds = sorted(set(thresholds), key=lambda t: abs(t - 0.5))
@@ -524,7 +530,7 @@ def _check_thresholds(thresholds):
 def choose_threshold(
     model,  # see `predict_masks`
     held_out: HeldOut,  # see `hold_out`
-    thresholds: Iterable[float] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
+    thresholds: Iterable[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
     by: str = "score",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
     batch_size: int = 64,  # images at a time

@@ -38,7 +38,7 @@ from ..data.images import ImageSet
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
-from ..masks.criteria import Verdict, _word_and_reasons, mask_iou
+from ..masks.criteria import Verdict, _last_best, _word_and_reasons, mask_iou
 from ..masks.segment import Segmenter
 from .shared import COLOURS, asset, picture_png
 
@@ -195,9 +195,9 @@ class History:
 
     @property
     def best(self) -> Frame | None:
-        "The frame of the round with the best score, the later of equals; None where none was judged."
+        "The frame of the round whose weights are kept, the last about as good as the best; None where none was judged."
         judged = [frame for frame in self.frames if frame.kind == "round" and "score" in frame.criteria]
-        return max(judged, key=lambda frame: (frame.criteria["score"], frame.step), default=None)
+        return judged[_last_best([frame.criteria["score"] for frame in judged])] if judged else None
 
     def save(self,
         folder,  # made if it isn't there
