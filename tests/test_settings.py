@@ -45,7 +45,7 @@ def test_presets_survive_yaml_and_every_value_has_a_source(name):
 def test_the_papers_presets_are_the_published_recipe(name):
     settings = settings_from(name)
     o, s = settings.objective, settings.schedule
-    assert (o.opening, o.opening_weight, o.recomposition_weight, o.patch_size) == (0, 0, 0, 0)
+    assert (o.opening, o.opening_weight, o.recomposition_weight, o.patch_size) == (0, 0, 0, 0) and o.divergence_weight == 1
     assert not settings.network.distances
     assert (o.divergence, o.n_projections, o.temperature) == ("energy-sliced", 1000, "paper")
     assert o.background_weight == settings.data.options["image_size"] ** 2

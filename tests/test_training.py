@@ -144,31 +144,28 @@ def test_terms_by_phase(data, objective, expected):
     assert watch.terms == expected
 
 
-class Starts(L.Callback):
-    "Weights of the network before each batch."
-    def __init__(self): self.before, self.cut = {}, {}
+def test_judging_has_no_part_in_training(data, monkeypatch):
+    "Scores are dictated; the last round about as good as the best is kept, and training goes the same way whatever they are."
+    def choosing(scores):
+        left = iter(scores)
 
-    def on_train_batch_start(self, trainer, module, *rest):
-        if trainer.global_step % 2 == 0: self.cut[trainer.global_step] = module.model._cut
-        weights = module.model.net.state_dict()
-        self.before[trainer.global_step] = {name: value.clone() for name, value in weights.items()}
+        def choose(*args, **kw):
+            score = next(left)
+            return SimpleNamespace(threshold=score, table=pd.DataFrame({"score": {score: score}}))
 
+        return choose
 
-def test_composites_begin_with_the_best_weights_so_far(data, monkeypatch):
-    "Scores and thresholds are dictated: the first round is the best; objects are cut out at the last round's threshold."
-    left = iter(enumerate([0.5, 0.4, 0.3, 0.2, 0.1, 0.1]))
-
-    def choose(*args, **kw):
-        number, score = next(left)
-        return SimpleNamespace(threshold=0.1 * number + 0.2, table=pd.DataFrame({"score": {0.1 * number + 0.2: score}}))
-
-    monkeypatch.setattr(bgcs.masks.segment, "choose_threshold", choose)
-    starts = Starts()
-    settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [starts]} | SMALL
-    segmenter = make(opening=0.5).fit(data, data.background_class, **settings)
-    assert [at["phase"] for at in segmenter.history_] == ["opening"] * 3 + ["composites"] * 3
-    assert same(starts.before[6], starts.before[2]) and not same(starts.before[8], starts.before[6])
-    assert starts.cut == pytest.approx({0: None, 2: 0.2, 4: 0.3, 6: 0.2, 8: 0.5, 10: 0.6}) and segmenter.threshold_ == 0.2
+    found = {}
+    for scores in ((0.5, 0.4, 0.49, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)):
+        monkeypatch.setattr(bgcs.masks.segment, "choose_threshold", choosing(scores))
+        watch = Watch()
+        settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [watch]} | SMALL
+        segmenter = make(opening=0.5).fit(data, data.background_class, **settings)
+        assert [at["phase"] for at in segmenter.history_] == ["opening"] * 3 + ["composites"] * 3
+        found[scores] = watch.weights, segmenter.threshold_, segmenter.averaged.module.state_dict()
+    (one, kept, weights), (other, last, _) = found.values()
+    assert (kept, last) == (0.49, 0.6) and same(weights, one[2])
+    for a, b in zip(one, other): assert same(a, b)
 
 
 def test_too_few_to_hold_out_is_said_and_training_goes_on():

@@ -26,7 +26,7 @@ from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
-from .criteria import Verdict, _about_best, _judge, _verdict_in_words
+from .criteria import Verdict, _judge, _last_best, _verdict_in_words
 from .masknet import MaskNet, UNet
 from .witness import train_witness
 from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
@@ -147,14 +147,11 @@ class _Parts(_MaskNetwork):
         return mosaics, lambda logits: mosaic_loss(logits, from_objects, o.object_share)
 
     def _recomposed(self, batch, own):
-        "Objects that the averaged network cut out, before backgrounds of other and of their own cluster."
-        o, cut, moved = self.objective, self._cut, batch["images"]
-        stay = torch.rand(len(moved), 1, 1, 1, generator=own, device=moved.device) < 0.5
-        images = torch.where(stay, self._alike(batch, slice(None), own), moved)
+        "Objects that the averaged network cut out, before other backgrounds of their cluster."
+        o, images = self.objective, self._alike(batch, slice(None), own)
         with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
-        at, least = (0.5, o.object_share) if cut is None else (cut, 0.0)
         erased, shift, backgrounds = o.recomposition_erased, o.recomposition_shift, batch["backgrounds"]
-        composites, pasted = _recompose(teacher_masks, images, backgrounds, erased, at, least, own)
+        composites, pasted = _recompose(teacher_masks, images, backgrounds, erased, o.object_share, own)
         return composites, lambda logits: recomposition_loss(logits, pasted, erased, shift)
 
 # %% ../../nbs/masks/02_segment.ipynb #6d8afdf7
@@ -221,31 +218,25 @@ class _Losses(_Parts):
         return {"number": batch["number"]} | moved | {name: batch[name][real] for name in ("real", "real_clusters")}
 
 # %% ../../nbs/masks/02_segment.ipynb #a3a5a431
-def _last_best(scores):
-    "The last round that is about as good as the best."
-    return int(np.flatnonzero(_about_best(np.asarray(scores)))[-1])
-
 class _BestRound:
     "The best round so far, and what was judged before."
     def __init__(self, held_out):
-        self.held_out, self.history, self.phase = held_out, [], None
-        self.weights, self.state, self.threshold = None, None, 0.5  # weights of the average and of the network
-        self.cut = None  # threshold of the last round
+        self.held_out, self.history = held_out, []
+        self.weights, self.threshold = None, 0.5
 
     def judge(self, segmenter):
         "Judge a round that has just ended."
         choice = choose_threshold(segmenter, self.held_out, progress=False)
-        self.cut = choice.threshold
         found = {"score": float(choice.table["score"][choice.threshold]), "threshold": choice.threshold}
-        self.history.append({"step": segmenter.steps_done, "phase": self.phase} | found)
+        phase, *_ = _phase_at(segmenter.objective, segmenter.steps_planned, segmenter.steps_done - 1)
+        self.history.append({"step": segmenter.steps_done, "phase": phase} | found)
         scores = [round["score"] for round in self.history]
         if _last_best(scores) == len(scores) - 1:
             self.weights = copy.deepcopy(segmenter.averaged.module.state_dict())
-            self.state = copy.deepcopy(segmenter.net.state_dict())
             self.threshold = choice.threshold
 
     def to_dict(self):
-        return {name: getattr(self, name) for name in ("history", "phase", "weights", "state", "threshold", "cut")}
+        return {name: getattr(self, name) for name in ("history", "weights", "threshold")}
 
     def update(self, state): vars(self).update(state)
 
@@ -253,23 +244,6 @@ class _Rounds(_Losses):
     "What happens between rounds."
     _best: _BestRound | None = None
     history_: list[dict[str, float]]
-
-    @property
-    def _cut(self):
-        "At which composites cut objects out: what the last round chose; None: none was judged."
-        return None if self._best is None else self._best.cut
-
-    def on_epoch_start(self):
-        best = self._best
-        if best is None: return
-        if best.weights is not None and self.phase != best.phase: self._go_on_from(best)
-        best.phase = self.phase
-
-    @torch.no_grad()
-    def _go_on_from(self, best):
-        "Begin a phase with the best weights and their threshold."
-        for net, weights in ((self.averaged.module, best.weights), (self.net, best.state)): net.load_state_dict(weights)
-        best.cut = best.threshold
 
     def on_epoch_end(self):
         best = self._best
@@ -431,7 +405,7 @@ class _Fits(_Judged):
         data: ImageSet,  # object and background-only images; masks, if any, are not looked at
         clusters: torch.Tensor | None = None,  # `(len(data),)` int64: background cluster of every image; None: found
         steps: int = 1200,  # optimiser steps
-        rounds: int = 12,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
+        rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
         *,
         batches: Batches = Batches(),  # what a batch holds
         clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given

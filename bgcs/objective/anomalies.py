@@ -64,6 +64,17 @@ def _one_shape(draw, largest):
     off = ((along / long).square() + (bent / wide).square()).sqrt()
     return off + torch.where(bar, 0.1, 0.4) * uneven * draw.uniform(0, 1) < 1
 
+def _stroke(draw):
+    "Along the level lines of smooth noise, near one place: `(n, 1, h, w)` bool."
+    (h, w), side = draw.size, min(draw.size)
+    field = torch.where(draw.chance(0.5), draw.noise((3, 3)), draw.noise((5, 5)))
+    around = F.pad(field, (1, 1, 1, 1), mode="replicate")
+    down, across = around[..., 2:, 1:-1] - around[..., :-2, 1:-1], around[..., 1:-1, 2:] - around[..., 1:-1, :-2]
+    away = 2 * field.abs() / (down.square() + across.square()).sqrt().clamp_min(1e-3)  # pixels to the line, nearly
+    rows, columns = _coordinates(draw.size, field)
+    off = (rows - draw.uniform(0.2 * h, 0.8 * h)).square() + (columns - draw.uniform(0.2 * w, 0.8 * w)).square()
+    return (off < (side * draw.uniform(0.15, 0.7)).square()) & (away < side * draw.scale(0.015, 0.08))
+
 def _beyond_a_line(draw):
     "All that is beyond an uneven line, often along an axis: `(n, 1, h, w)` bool."
     (h, w), side = draw.size, min(draw.size)
@@ -76,7 +87,7 @@ def _beyond_a_line(draw):
 
 def _shapes(draw):
     "Where the anomalies are: `(n, 1, h, w)` bool."
-    found = _one_shape(draw, 0.6)
+    found = torch.where(draw.chance(0.3), _stroke(draw), _one_shape(draw, 0.6))
     for largest, share in ((0.3, 0.35), (0.2, 0.2)): found = found | (_one_shape(draw, largest) & draw.chance(share))
     return torch.where(draw.chance(0.25), _beyond_a_line(draw), found)
 

@@ -89,21 +89,26 @@ def _where(hits): return hits.nonzero().flatten()
 @dataclass(frozen=True)
 class Batches:
     "What a batch of the segmenter's training holds."
-    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 24, at least 6
+    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 24
     n_real: int = 128  # real object images of each target cluster, at most; at least 2
-    target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: all
+    target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: 4, or all if fewer
 
     def __post_init__(self):
         if self.per_cluster is not None: _check_two("per_cluster", self.per_cluster)
         _check_two("n_real", self.n_real)
         if self.target_clusters is not None: check_whole("target_clusters", self.target_clusters, 1)
 
+    def targets_of(self,
+        n_clusters: int,  # clusters there are
+    ) -> int:
+        "Target clusters of a batch."
+        return min(self.target_clusters or 4, n_clusters)
+
     def composites_each(self,
         n_clusters: int,  # clusters there are
     ) -> int:
         "Composites for each target cluster, in each process."
-        targets = min(self.target_clusters or n_clusters, n_clusters)
-        return self.per_cluster or max(6, -(-24 // targets))
+        return self.per_cluster or -(-24 // self.targets_of(n_clusters))
 
 def _check_two(name, value):
     if check_whole(name, value, 0) >= 2: return
@@ -124,7 +129,7 @@ class Transplants:
         self.reassign(object_clusters)
         targets, k = batches.target_clusters, len(self.pairing.clusters)
         if targets is not None and targets > k:
-            expected = f"expected 1 to {k}, or None for all"
+            expected = f"expected 1 to {k}, or None for as many as suit"
             raise ValueError(f"target_clusters={targets}; there are {k} clusters, so {expected}")
 
     def reassign(self,
@@ -139,7 +144,7 @@ class Transplants:
         "Target clusters of a batch."
         clusters = self.pairing.clusters
         k = len(clusters)
-        n = min(self.batches.target_clusters or k, k)
+        n = self.batches.targets_of(k)
         turn, place = divmod(number, -(-k // n))
         order = torch.randperm(k, generator=seeded(self.random_state, "clusters", turn)).tolist()
         return sorted(clusters[order[(place * n + i) % k]] for i in range(n))

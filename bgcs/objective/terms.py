@@ -32,7 +32,7 @@ class Objective:
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
     divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
-    divergence_weight: float = 1.0  # of the conditional divergence
+    divergence_weight: float = 0.3  # of the conditional divergence (the paper: 1)
     n_projections: int = 256  # directions of sliced divergences of whole images, half as many of patches (the paper: 1000, images alone)
     temperature: float | str = 1.0  # of energy weights, in units of the mean cost (the paper: 'paper', of the summed cost)
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone (the paper)
@@ -118,10 +118,10 @@ def _with_decoys(
     return composite(backgrounds[order()], masks[order()].roll(shift, (2, 3)), backgrounds)
 
 # %% ../../nbs/objective/05_terms.ipynb #4f3e6ed0
-def _cut_out(teacher_masks, threshold, least):
-    "Masks made hard at a threshold, or lower where fewer than a share of all pixels would be left."
+def _cut_out(teacher_masks, least):
+    "Masks made hard at 0.5, or lower where fewer than a share of all pixels would be left."
     n = int(least * teacher_masks.numel())
-    if n: threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(threshold)
+    threshold = teacher_masks.flatten().topk(n).values[-1].clamp_max(0.5) if n else 0.5
     return (teacher_masks >= threshold).float()
 
 def _recompose(
@@ -129,13 +129,12 @@ def _recompose(
     images: torch.Tensor,  # `(n, c, h, w)` object images
     backgrounds: torch.Tensor,  # `(n, c, h, w)` background-only images, best of the same clusters
     erased: float = 0.25,  # share of each image's area in which the object is erased, from 0 to below 1
-    threshold: float = 0.5,  # at and above which the teacher cuts out
     least: float = 0.0,  # share of the area of all images that is cut out at least
     generator: torch.Generator | None = None,  # for a repeatable draw
 ) -> tuple[torch.Tensor, torch.Tensor]:  # composites `(n, c, h, w)`, and the masks `(n, 1, h, w)` that they were made with
     "Composites of known masks: the teacher's, made hard, less random blobs."
     if not 0 <= erased < 1: raise ValueError(f"erased={erased}; expected a share from 0 to below 1")
-    pasted = _erase_blobs(_cut_out(teacher_masks, threshold, least), erased, generator=generator)
+    pasted = _erase_blobs(_cut_out(teacher_masks, least), erased, generator=generator)
     return composite(images, pasted, _with_decoys(backgrounds, pasted, generator)), pasted
 
 def recomposition_loss(

@@ -186,8 +186,6 @@ class Trainable(nn.Module):
 
     def after_step(self) -> None: "Called when the optimiser has stepped."
 
-    def on_epoch_start(self) -> None: "Called before an epoch's first batch."
-
     def on_epoch_end(self) -> None: "Called after an epoch's last batch, in training mode."
 
     def on_held_out(self, loss: float) -> None: "Called with the mean loss of held-out images, where there are some."

@@ -152,10 +152,6 @@ class _Tell(L.Callback):
         self._count(trainer, module)
         trainer.should_stop |= module.model.finished  # a checkpoint of a training that had ended
 
-    def on_train_epoch_start(self, trainer, module):
-        self._count(trainer, module)
-        module.model.on_epoch_start()
-
     def on_train_batch_start(self, trainer, module, batch, batch_idx): self._count(trainer, module)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx): self._count(trainer, module)
