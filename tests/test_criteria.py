@@ -161,6 +161,12 @@ def test_threshold_between_two_levels():
 def test_the_last_about_as_good_as_the_best(scores, expected): assert _last_best(scores) == expected
 
 
+def test_of_thresholds_as_good_as_each_other_the_likeliest():
+    data, clusters = striped()
+    choice = choose_threshold(bright, hold_out(data, clusters), (0.95, 0.9, 0.45, 0.2), progress=False)
+    assert choice.threshold == 0.45  # its masks are of 0 and 1, so all are equal
+
+
 def test_order_of_models_changes_nothing():
     data, clusters = striped()
     models = {"right": bright, "whole": whole}

@@ -509,17 +509,22 @@ class _ThresholdChoice:
         return fig
 
 # %% ../../nbs/masks/01_criteria.ipynb #caf54508
-_SLACK = 0.05  # scores of rounds that differ by less than this share are equal: held-out images are few
+_SLACK = 0.05  # values of a criterion that differ by less than this share are equal: held-out images are few
+_LIKELY = 0.4  # threshold; below 0.5, since objects are rarer in what trains than in object images
+
+def _about_best(values, by="score"):
+    "Which values of a criterion are about as good as the best."
+    values = -values if by in _LOWER_IS_BETTER else values
+    best = np.nanmax(values)
+    return values >= best - _SLACK * abs(best)
 
 def _last_best(scores):
     "Which of the scores of some rounds, in their order, is the last about as good as the best."
-    scores = np.asarray(scores)
-    best = np.nanmax(scores)
-    return int(np.flatnonzero(scores >= best - _SLACK * abs(best))[-1])
+    return int(np.flatnonzero(_about_best(np.asarray(scores)))[-1])
 
 def _check_thresholds(thresholds):
-    "Those to try, the nearest to 0.5 first, so that it wins among equals."
-    thresholds = sorted(set(thresholds), key=lambda t: abs(t - 0.5))
+    "Those to try, the likeliest first, so that it wins among equals."
+    thresholds = sorted(sorted(set(thresholds)), key=lambda t: abs(t - _LIKELY))
     if not thresholds: raise ValueError("thresholds is empty; expected at least one, such as 0.5")
     return thresholds
 
@@ -532,7 +537,7 @@ def choose_threshold(
     batch_size: int = 64,  # images at a time
     most_false: float = 0.25,  # share of the area of background-only images that may be marked; where all mark more, all are compared
 ) -> _ThresholdChoice:
-    "The best of some thresholds by a criterion; of equals the one nearest to 0.5."
+    "The best of some thresholds by a criterion; of those that are about as good, the one nearest to 0.4."
     import pandas as pd
     from tqdm.auto import tqdm
     thresholds = _check_thresholds(thresholds)
@@ -543,8 +548,7 @@ def choose_threshold(
     table = pd.DataFrame(rows, index=pd.Index(thresholds, name="threshold"))
     sound = table[table["false_positive_area"] <= most_false]
     judged = (sound if len(sound) else table)[by]
-    best = judged.idxmin() if by in _LOWER_IS_BETTER else judged.idxmax()
-    return _ThresholdChoice(float(best), by, table.sort_index())
+    return _ThresholdChoice(float(judged.index[_about_best(judged, by)][0]), by, table.sort_index())
 
 # %% ../../nbs/masks/01_criteria.ipynb #812b8544
 def _criteria_at_best(model, held_out, threshold, batch_size):

@@ -25,7 +25,7 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 class Objective:
     "Settings of the objective; the parts are the functions below."
     opening: float = 0.3  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
-    opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
+    opening_weight: float = 0.5  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
