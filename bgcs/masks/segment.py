@@ -147,8 +147,10 @@ class _Parts(_MaskNetwork):
         return mosaics, lambda logits: mosaic_loss(logits, from_objects, o.object_share)
 
     def _recomposed(self, batch, own):
-        "Objects that the averaged network cut out, before other backgrounds of their cluster."
-        o, images = self.objective, self._alike(batch, slice(None), own)
+        "Objects that the averaged network cut out, before backgrounds of other and of their own cluster."
+        o, moved = self.objective, batch["images"]
+        stay = torch.rand(len(moved), 1, 1, 1, generator=own, device=moved.device) < 0.5
+        images = torch.where(stay, self._alike(batch, slice(None), own), moved)
         with torch.no_grad(): teacher_masks = self._lower(self.averaged.eval(), images).sigmoid()
         erased, shift, backgrounds = o.recomposition_erased, o.recomposition_shift, batch["backgrounds"]
         composites, pasted = _recompose(teacher_masks, images, backgrounds, erased, o.object_share, own)

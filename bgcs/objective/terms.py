@@ -25,14 +25,14 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 class Objective:
     "Settings of the objective; the parts are the functions below."
     opening: float = 0.3  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
-    opening_weight: float = 0.5  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
+    opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
     object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
     divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
-    divergence_weight: float = 0.3  # of the conditional divergence (the paper: 1)
+    divergence_weight: float = 1.0  # of the conditional divergence
     n_projections: int = 256  # directions of sliced divergences of whole images, half as many of patches (the paper: 1000, images alone)
     temperature: float | str = 1.0  # of energy weights, in units of the mean cost (the paper: 'paper', of the summed cost)
     patch_size: int = 7  # side of the patches compared beside whole images, in pixels; 0: whole images alone (the paper)

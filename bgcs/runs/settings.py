@@ -467,7 +467,6 @@ _RECIPE = {
     "objective.opening_weight": (0.0, "paper: composites alone; ours goes on with mosaics and anomalies beside them"),
     "objective.background_weight": (
         4096.0, "paper: 1, of a sum over pixels; here the background loss is a mean over 64×64 of them"),
-    "objective.divergence_weight": (1.0, "paper: the divergence is what trains; ours has recomposition beside it"),
     "objective.divergence": ("energy-sliced", "code: divergence_loss ebsw, in every experiment"),
     "objective.n_projections": (1000, "code: num_projections, configs/model/default.yaml and sss.yaml"),
     "objective.temperature": ("paper", "code: the softmax of energy weights runs over costs summed over the sample"),
