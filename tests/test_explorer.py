@@ -280,7 +280,7 @@ def test_500_000_points_are_thinned_with_a_word(explore):
 def test_channels(channels, word, tmp_path, explore):
     data = images(channels=channels)
     explorer = explore(fitted(data), data)
-    assert (word or "components.") in says(explorer)
+    assert (word or "laid out by") in says(explorer)
     assert explorer.picture(60).mode == ("RGB" if channels >= 3 else "L")
     explorer.select([60, 61])
     file = sorted(explorer.export(tmp_path / "some").iterdir())[0]
