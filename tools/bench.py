@@ -105,7 +105,7 @@ class BenchSettings:
         "With the paper's objective."
         paper = Objective(
             divergence="energy-sliced", n_projections=self.projections, temperature="paper",
-            patch_size=0, opening=0, opening_weight=0, recomposition_weight=0, divergence_weight=1,
+            patch_size=0, opening=0, opening_weight=0, recomposition_weight=0,
         )
         return Segmenter(channels=1, base_width=self.width, depth=self.depth, distances=False, objective=paper)
 

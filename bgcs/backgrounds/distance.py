@@ -23,10 +23,10 @@ def _some_patches(images, side, scale, seed):
     "Patches of images reduced so many times, drawn at random from many, `(n, c * side * side)`."
     generator, drawn = torch.Generator().manual_seed(seed), []
     chosen = torch.randperm(len(images), generator=generator)[:_IMAGES]
+    count = -(-_PATCHES // len(chosen))
     for some in chosen.split(32):
         for image in _padded(_reduced(images[some], scale), side):
             windows = image.unfold(1, side, 1).unfold(2, side, 1)
-            count = -(-_PATCHES // len(chosen))
             rows, columns = (torch.randint(n, (count,), generator=generator) for n in windows.shape[1:3])
             drawn.append(windows[:, rows, columns].transpose(0, 1).flatten(1))
     return torch.cat(drawn)
@@ -108,8 +108,8 @@ _AT_ONCE = 4096  # points: their distances to all centres stay in the processor'
 
 def _nearest(points, centres):
     "Squared distance of points `(dim, n)` to the nearest of centres `(k, dim)`."
-    lengths = centres.square().sum(1, keepdim=True)
-    apart = [torch.addmm(lengths, -2 * centres, some).amin(0) for some in points.split(_AT_ONCE, 1)]
+    lengths, doubled = centres.square().sum(1, keepdim=True), -2 * centres
+    apart = [torch.addmm(lengths, doubled, some).amin(0) for some in points.split(_AT_ONCE, 1)]
     return points.square().sum(0) + torch.cat(apart)
 
 def _log_distance(squared, dim): return (squared.clamp_min(0) / dim + 0.01).log() / 2
