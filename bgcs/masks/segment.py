@@ -5,38 +5,25 @@
 # %% ../../nbs/masks/02_segment.ipynb #3b23404a
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
-import warnings
-from contextlib import nullcontext
 from dataclasses import asdict
-from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from .. import __version__
-from ..data.checks import check_choice, check_whole, not_fitted
+from ..data.checks import check_choice
 from ..data.images import ImageSet
-from ..data.intensity import Normalization
-from ..data.splits import held_out_images
-from ..data.stores import LazyImages
-from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
-from .criteria import Verdict, _judge, _last_best, _verdict_in_words
+from .criteria import HeldOut
 from .masknet import MaskNet, UNet
-from .witness import train_witness
-from ..objective.batches import Batches, TransplantImages, Transplants, _check_clusters
+from .method import Method
+from ..objective.batches import Batches, TransplantImages, Transplants
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
 from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
 from ..objective.terms import _recompose
-from ..training.checkpoints import check_weights, read_saved, settings_fit, write_checkpoint
-from ..training.learner import Trainable, gather, kept_memory, loader_of
+from ..training.learner import gather, loader_of
 
 # %% auto #0
 __all__ = ['Segmenter']
@@ -68,24 +55,25 @@ def _average(averaged, current, n_averaged):
 
 def _channels_last(images): return images.contiguous(memory_format=torch.channels_last)
 
-class _MaskNetwork(Trainable):
+class _MaskNetwork(Method):
     "A U-Net and its running average; made when the number of channels is known."
     _compiled, _precision = None, None
-
-    def __init__(self):
-        super().__init__()
-        self.net: UNet | None = None
-        self.averaged: AveragedModel | None = None
 
     def _build(self, channels):
         shape = channels, self.settings["base_width"], self.settings["depth"]
         kind = MaskNet if self.settings["distances"] else UNet
-        self.settings["channels"] = channels
-        with torch.random.fork_rng():
-            torch.manual_seed(self.settings["random_state"])
-            self.net = kind(*shape).to(memory_format=torch.channels_last)
+        self.net = kind(*shape).to(memory_format=torch.channels_last)
         averaged = AveragedModel(self.net, multi_avg_fn=_average, use_buffers=True)
         self.averaged = averaged.requires_grad_(False)
+
+    @property
+    def _kept(self): return self.averaged.module
+
+    def _load_kept(self, weights):
+        for net in (self.net, self.averaged.module):
+            net.load_state_dict(weights)
+            net.to(memory_format=torch.channels_last)
+        self.averaged.n_averaged.zero_()
 
     def forward(self,
         images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
@@ -164,7 +152,9 @@ class _Losses(_Parts):
     def phase(self) -> str:
         "What teaches: 'opening' or 'composites'."
         if not self.steps_planned: return "composites"
-        return _phase_at(self.objective, self.steps_planned, self.steps_done)[0]
+        return self._phase_at(self.steps_done)
+
+    def _phase_at(self, step): return _phase_at(self.objective, self.steps_planned, step)[0]
 
     def losses(self,
         batch: dict[str, torch.Tensor],  # as `TransplantImages` gives them
@@ -219,194 +209,15 @@ class _Losses(_Parts):
         moved = {name: batch[name][some] for name in ("images", "backgrounds", "targets")}
         return {"number": batch["number"]} | moved | {name: batch[name][real] for name in ("real", "real_clusters")}
 
-# %% ../../nbs/masks/02_segment.ipynb #a3a5a431
-class _BestRound:
-    "The best round so far, and what was judged before."
-    def __init__(self, held_out):
-        self.held_out, self.history = held_out, []
-        self.weights, self.threshold = None, 0.5
-
-    def judge(self, segmenter):
-        "Judge a round that has just ended."
-        choice = choose_threshold(segmenter, self.held_out, progress=False)
-        found = {"score": float(choice.table["score"][choice.threshold]), "threshold": choice.threshold}
-        phase, *_ = _phase_at(segmenter.objective, segmenter.steps_planned, segmenter.steps_done - 1)
-        self.history.append({"step": segmenter.steps_done, "phase": phase} | found)
-        scores = [round["score"] for round in self.history]
-        if _last_best(scores) == len(scores) - 1:
-            self.weights = copy.deepcopy(segmenter.averaged.module.state_dict())
-            self.threshold = choice.threshold
-
-    def to_dict(self):
-        return {name: getattr(self, name) for name in ("history", "weights", "threshold")}
-
-    def update(self, state): vars(self).update(state)
-
-class _Rounds(_Losses):
-    "What happens between rounds."
-    _best: _BestRound | None = None
-    history_: list[dict[str, float]]
-
-    def on_epoch_end(self):
-        best = self._best
-        if best is None: return
-        best.judge(self)
-        self.history_ = best.history
-        self.train()
-
-    def progress_state(self): return {"best": None if self._best is None else self._best.to_dict()}
-
-    def load_progress(self, state):
-        if self._best is not None: self._best.update(state["best"])
-
-# %% ../../nbs/masks/02_segment.ipynb #c926951a
-_TOO_LITTLE = (
-    "held_out={share} sets too little aside to choose a checkpoint by: {FOLDS} held-out images of each kind in two "
-    "clusters are needed. All images are trained on, and the last weights kept. Use more images, fewer clusters or a "
-    "larger share, or held_out=None to say that this is meant."
-)
-
-def _set_aside(data, clusters, held_out, random_state, steps):
-    "What to train on, with the numbers of these images, and what to choose by."
-    everything = data, clusters, torch.arange(len(data))
-    if held_out is None: return *everything, None
-    if isinstance(held_out, HeldOut):
-        if held_out.most >= FOLDS: return *everything, held_out
-        few = f"no cluster has more than {held_out.most} held-out object images to compare"
-        raise ValueError(f"{few}; judging needs {FOLDS}: hold out more images, or use fewer clusters")
-    aside = held_out_images(data, held_out, random_state)
-    judged = judged_clusters(data.presence[aside], clusters[aside])
-    if judged is None:
-        warnings.warn(_TOO_LITTLE.format(share=held_out, FOLDS=FOLDS), stacklevel=3)
-        return *everything, None
-    kept = tuple(part[~aside] for part in everything)
-    witness = train_witness(kept[0], max(20, min(600, steps // 2)), random_state=random_state)
-    return *kept, hold_out(data[aside], judged, random_state=random_state, witness=witness)
-
-def _content(data):
-    "A digest of presence and of images, of many images of some."
-    found = hashlib.sha256(np.packbits(data.presence.numpy()))
-    some = torch.linspace(0, len(data) - 1, min(len(data), 4096)).long()
-    for index in some.split(256):
-        lazy = isinstance(data.images, LazyImages)
-        pixels = data.images.raw(index.numpy()) if lazy else data.images[index].numpy()
-        found.update(np.ascontiguousarray(pixels))
-    return found.hexdigest()[:16]
-
-def _identity(data, clusters, settings, schedule):
-    "What must be the same for a training to go on."
-    own = {name: value for name, value in settings.items() if name != "objective"}
-    objective = {f"objective.{name}": value for name, value in settings["objective"].items()}
-    return own | objective | schedule | {
-        "normalization": str(data.normalization),
-        "number of images": len(data),
-        "content of the images": _content(data),
-        "clusters": hashlib.sha256(clusters.numpy()).hexdigest()[:16],
-    }
-
-# %% ../../nbs/masks/02_segment.ipynb #86eeb1f1
-def _card(segmenter, data, schedule, verdict):
-    "What a model is and where it comes from, in plain values."
-    best = {}
-    if segmenter.history_: best = segmenter.history_[_last_best([at["score"] for at in segmenter.history_])]
-    images = {
-        "object images": int(data.presence.sum()), "background-only images": int((~data.presence).sum()),
-        "size": "×".join(map(str, data.shape)),
-        "sources": None if data.source is None else len(set(data.source)),
-        "normalization": str(data.normalization),
-    }
-    return {
-        "bgcs": __version__, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "images": images, "training": schedule, "criteria": best, "threshold": segmenter.threshold_,
-        "verdict": None if verdict is None else verdict.to_dict(),
-    }
-
-def _verdict_of(card):
-    "The verdict on a card; None where there is none."
-    found = (card or {}).get("verdict")
-    return None if found is None else Verdict.from_dict(found)
-
-def _card_lines(card):
-    "A card in a few lines of text."
-    judged = _verdict_in_words(_verdict_of(card))
-    if "verdict" in card: yield f"  verdict  {judged}"
-    values = {
-        "made by": f"bgcs {card['bgcs']}, {card['date']}",
-        "images": card["images"], "training": card["training"], "criteria": card["criteria"],
-    }
-    for name, value in values.items():
-        if isinstance(value, dict):
-            shown = {key: f"{x:.3f}" if isinstance(x, float) else x for key, x in value.items() if x is not None}
-            value = ", ".join(f"{key} {x}" for key, x in shown.items())
-        yield f"  {name}: {value}"
-
-# %% ../../nbs/masks/02_segment.ipynb #82c4c60b
-class _Fitting(_Rounds):
-    "What `fit` does before and after training."
-    def _take_channels(self, channels):
-        if self.net is None: self._build(channels)
-        own = self.settings["channels"]
-        if channels != own: raise ValueError(f"images have {channels} channels; this segmenter takes {own}")
-
-    def _clusters_of(self, data, clusters, clusterer, folder, progress, accelerator):
-        "The clusters given, or those that a clusterer finds."
-        if clusters is None and clusterer is None:
-            from bgcs.backgrounds.cluster import BackgroundClusterer
-
-            own = None if folder is None else Path(folder) / "clusterer"
-            settings = {"random_state": self.random_state, "accelerator": accelerator, "progress": progress}
-            clusterer = BackgroundClusterer(**settings).fit(data, own)
-        self.clusterer_ = clusterer
-        return _check_clusters(clusterer.predict(data) if clusters is None else clusters, len(data))
-
-    def _judges(self, images):
-        "Held-out images that were given as a set."
-        if self.clusterer_ is not None: return hold_out(images, self.clusterer_.predict(images), random_state=self.random_state)
-        advice = "give clusterer=, or what bgcs.masks.criteria.hold_out makes of images and clusters"
-        raise ValueError(f"held_out is an image set, and only a clusterer can tell the clusters of its images; {advice}")
-
-    def _see_backgrounds(self, images):
-        "Show the network what is usual, before it is trained."
-        if not self.settings["distances"]: return
-        self.net.see_backgrounds(images, self.random_state)
-        self.averaged.module.distances.load_state_dict(self.net.distances.state_dict())
-
-    def _begin(self, held_out, compile):
-        self.history_, self.threshold_ = [], 0.5
-        self._best = None if held_out is None else _BestRound(held_out)
-        self._compiled = torch.compile(self.net.forward) if compile else None
-        self.train()
-
-    def _keep_best(self):
-        best, self._best = self._best, None
-        if best is None or best.weights is None: return
-        self.history_ = best.history
-        for net in (self.averaged.module, self.net): net.load_state_dict(best.weights)
-        self.threshold_ = best.threshold
-
-# %% ../../nbs/masks/02_segment.ipynb #47e18e6d
-class _Judged(_Fitting):
-    "Has `verdict_`."
-    @property
-    def verdict_(self) -> Verdict | None:
-        "Whether its masks can be used, by the images held out; None where none were, so that nothing was judged."
-        return _verdict_of(self.card_)
-
-    def _finish(self, data, schedule, held_out, callbacks):
-        "Keep the best round, judge it, and tell callbacks that wait for the verdict."
-        self._keep_best()
-        verdict = None if held_out is None else _judge(self, held_out, self.threshold_)
-        self.card_ = _card(self, data, schedule, verdict)
-        for callback in callbacks:
-            if hasattr(callback, "on_judged"): callback.on_judged(self)
-
 # %% ../../nbs/masks/02_segment.ipynb #5334743a
-class _Fits(_Judged):
+class _Fits(_Losses):
     "Has `fit`."
+    default_steps = 1200
+
     def fit(self,
         data: ImageSet,  # object and background-only images; masks, if any, are not looked at
         clusters: torch.Tensor | None = None,  # `(len(data),)` int64: background cluster of every image; None: found
-        steps: int = 1200,  # optimiser steps
+        steps: int = default_steps,  # optimiser steps
         rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
         *,
         batches: Batches = Batches(),  # what a batch holds
@@ -420,110 +231,27 @@ class _Fits(_Judged):
     ) -> Segmenter:  # itself, trained, on the CPU
         """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
-        from bgcs.training.loop import train
+        self._batches, self._compiling = batches, compile
+        given = {"clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
+        return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
 
-        check_whole("steps", steps, 1)
-        check_whole("rounds", rounds, 1)
-        self._take_channels(data.shape[0])
-        data, self.normalization_ = data.packed(progress=progress).weak(), data.normalization
-        clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
-        share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
-        if isinstance(held_out, ImageSet): held_out = self._judges(held_out)
-        schedule = {"steps": steps, "rounds": rounds, **asdict(batches), "held_out": share}
-        identity = None if folder is None else _identity(data, clusters, self.settings, schedule)
-        part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state, steps)
-        deal = Transplants(labels[part.presence], labels[~part.presence], batches, self.random_state)
-        loader = loader_of(TransplantImages(part, numbers), deal, -(-steps // min(rounds, steps)), self)
-        self._see_backgrounds(part.backgrounds.images)
-        self._begin(held_out, compile)
-        try:
-            with kept_memory():
-                train(
-                    self, loader, None, "segmenter", folder, identity,
-                    callbacks=callbacks, progress=progress, max_steps=steps, **training,
-                )
-        finally: self.cpu().eval()._compiled = None
-        self._finish(data, schedule, held_out, callbacks)
-        return self
+    def _loader(self, part, labels, numbers, per_epoch):
+        deal = Transplants(labels[part.presence], labels[~part.presence], self._batches, self.random_state)
+        return loader_of(TransplantImages(part, numbers), deal, per_epoch, self)
 
-# %% ../../nbs/masks/02_segment.ipynb #497db2f8
-_FLIPS = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both": [(), (3,), (2,), (2, 3)]}
+    def _prepare(self, part, labels):
+        "Show the network what is usual, and compile it where that is asked for."
+        if self.settings["distances"]:
+            self.net.see_backgrounds(part.backgrounds.images, self.random_state)
+            self.averaged.module.distances.load_state_dict(self.net.distances.state_dict())
+        self._compiled = torch.compile(self.net.forward) if self._compiling else None
 
-class _Predicts(_MaskNetwork):
-    "Has `predict`."
-    @torch.no_grad()
-    def predict(self,
-        images: torch.Tensor | ImageSet,  # `(n, c, h, w)` in [0, 1], of any size, or an image set
-        batch_size: int = 64,  # images at a time
-        flip: str = "none",  # average over flips: 'horizontal', 'vertical' or 'both', for two or four times the work
-    ) -> torch.Tensor:  # `(n, 1, h, w)` masks in [0, 1]
-        "Masks of images, on the CPU."
-        check_choice("flip", flip, _FLIPS)
-        images = self._checked(images)
-        self.eval()
-        many = len(images) > batch_size
-        with kept_memory() if many else nullcontext():
-            return torch.cat([self._averaged_over(_FLIPS[flip], batch).cpu() for batch in images.split(batch_size)])
-
-    def _averaged_over(self, flips, batch):
-        batch = batch.to(self.device)
-        return sum(self(batch.flip(axes)).flip(axes) for axes in flips) / len(flips)
-
-    def _checked(self, images):
-        "Tensors of images that can be predicted."
-        if self.net is None: raise not_fitted("Segmenter", "call fit first, or load one that was saved")
-        if isinstance(images, ImageSet):
-            own, theirs = self.normalization_, images.normalization
-            if own not in (None, theirs):
-                trained = f"the segmenter was trained on {own}; open them with normalization=segmenter.normalization_"
-                raise ValueError(f"these images are normalised by {theirs}, and {trained}")
-            images = images.images
-        channels = self.settings["channels"]
-        if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {channels}, h, w)")
-        return images
-
-# %% ../../nbs/masks/02_segment.ipynb #59113b8d
-_FORMAT = "bgcs.Segmenter/7"
-_MODEL = "segmenter.safetensors"
-_OLDER = (
-    "There is one of an older format, which this version doesn't read: "
-    "train anew, or use the version that wrote it"
-)
-
-def _write(segmenter, folder):
-    normalization = segmenter.normalization_
-    return write_checkpoint(Path(folder) / _MODEL, {
-        "segmenter": _FORMAT, "settings": segmenter.settings, "threshold": segmenter.threshold_,
-        "normalization": None if normalization is None else normalization.to_dict(),
-        "card": segmenter.card_, "weights": dict(segmenter.averaged.module.state_dict()),
-    })
-
-def _read(folder):
-    "What `_write` wrote, as far as can be told without making a segmenter of it."
-    path = Path(folder) / _MODEL
-    if not path.is_file() and (Path(folder) / "weights.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no saved segmenter: {_MODEL} missing. {_OLDER}")
-    return path, read_saved(path, "segmenter", _FORMAT)
-
-def _restore(cls, path, found, normalizing):
-    "A segmenter of what was read; its weights take no memory before those of the file are known to fit."
-    with settings_fit(path, "segmenter"):
-        with torch.device("meta"): segmenter = cls(**found["settings"])
-        stored = found["normalization"]
-        segmenter.normalization_ = None if stored is None else Normalization.from_dict(stored, normalizing)
-        segmenter.threshold_, segmenter.card_ = float(found["threshold"]), found.get("card")
-        expected = segmenter.net.state_dict()
-    check_weights(path, found.get("weights"), expected)
-    segmenter = segmenter.to_empty(device="cpu")
-    for net in (segmenter.net, segmenter.averaged.module):
-        net.load_state_dict(found["weights"])
-        net.to(memory_format=torch.channels_last)
-    segmenter.averaged.n_averaged.zero_()
-    return segmenter.eval()
+    def _take_steps(self, *given):
+        try: super()._take_steps(*given)
+        finally: self._compiled = None
 
 # %% ../../nbs/masks/02_segment.ipynb #81982d0f
-class Segmenter(_Fits, _Predicts):
+class Segmenter(_Fits):
     """Learns masks of objects from images and presence, by conditional divergence.
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
@@ -531,6 +259,9 @@ class Segmenter(_Fits, _Predicts):
     images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
     images were held out to judge by.
     """
+    name, title = "divergence", "composites, mosaics and anomalies (bgcs)"
+    _file, _called, _format = "segmenter.safetensors", "segmenter", "bgcs.Segmenter/7"
+
     def __init__(self,
         channels: int | None = None,  # of the images; None: as many as the images have that it is fitted to
         base_width: int = 16,  # of the U-Net (the paper: 64)
@@ -542,57 +273,17 @@ class Segmenter(_Fits, _Predicts):
         average: bool = True,  # masks come from a running average of the weights (the paper: no)
         random_state: int = 0,  # seed of the first weights, of batches and of projections
     ):
-        super().__init__()
         if not lr > 0: raise ValueError(f"lr={lr}; expected a number above 0")
         check_choice("schedule", schedule, _SCHEDULES)
-        self.objective = objective if isinstance(objective, Objective) else Objective(**objective)
-        self.settings = {
-            "channels": channels, "base_width": base_width, "depth": depth, "distances": bool(distances), "lr": lr,
-            "objective": asdict(self.objective), "schedule": schedule, "average": average, "random_state": random_state,
-        }
-        self.random_state = random_state
-        self.threshold_, self.history_, self.card_ = 0.5, [], None
-        self.normalization_: Normalization | None = None
-        self.clusterer_ = None
-        if channels is not None: self._build(channels)
+        objective = objective if isinstance(objective, Objective) else Objective(**objective)
+        super().__init__(
+            channels=channels, base_width=base_width, depth=depth, distances=bool(distances), lr=lr,
+            objective=asdict(objective), schedule=schedule, average=average, random_state=random_state,
+        )
+        self.objective = objective
 
     def __repr__(self):  # the layers are those of `net`
         shape = ", ".join(f"{name}={self.settings[name]}" for name in ("channels", "base_width", "depth"))
         if self.net is None: return f"Segmenter({shape}): not fitted"
         n = sum(weights.numel() for weights in self.net.parameters())
         return f"Segmenter({shape}): {n:,} weights, threshold {self.threshold_:.2f}"
-
-    def __str__(self): return "\n".join([repr(self), *(() if self.card_ is None else _card_lines(self.card_))])
-
-    def plot_history(self,
-        size: tuple[float, float] = (4.5, 2.2),  # inches
-    ):  # a matplotlib figure
-        "The score on held-out images over training; a line at the round whose weights were kept."
-        return _plot_history(self.history_, size)
-
-    def save(self,
-        folder,  # made if it isn't there
-    ) -> Path:  # the folder
-        "Write `segmenter.safetensors`, which replaces an older one only when it is complete."
-        return _write(self, folder).parent
-
-    @classmethod
-    def load(cls,
-        folder,  # where `save` wrote
-        normalizing=None,  # the function that normalised the images, where it was a function: none is looked up by name
-    ) -> Segmenter:
-        "Read a saved segmenter. It is verified, and nothing is unpickled."
-        return _restore(cls, *_read(folder), normalizing)
-
-def _plot_history(history, size):
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=size)
-    steps, scores = ([at[name] for at in history] for name in ("step", "score"))
-    ax.plot(steps, scores, "o-", ms=3)
-    if steps: ax.axvline(steps[_last_best(scores)], color="tab:orange", lw=1)
-    else: ax.set_title("no round was judged: too few images held out, or none", fontsize=8)
-    ax.set(xlabel="step", ylabel="score")
-    fig.tight_layout(pad=0.3)
-    plt.close(fig)
-    return fig

@@ -14,7 +14,7 @@ from ..data.images import ImageSet
 from ..training.learner import seeded
 
 # %% auto #0
-__all__ = ['Pairing', 'Batches', 'Transplants', 'TransplantImages']
+__all__ = ['Pairing', 'Batches', 'Transplants', 'TransplantImages', 'Pairs', 'PairImages']
 
 # %% ../../nbs/objective/01_batches.ipynb #aee9df2f
 def _check_clusters(
@@ -187,3 +187,52 @@ class TransplantImages(torch.utils.data.Dataset):
         }
         numbers = {"index_objects": of_objects[i], "index_backgrounds": of_backgrounds[j], "index_real": of_objects[r]}
         return images | numbers
+
+# %% ../../nbs/objective/01_batches.ipynb #031ae13a
+class Pairs:
+    "Deals object images, each with a background-only image of its own cluster, by number."
+    def __init__(self,
+        object_clusters: torch.Tensor,  # `(n,)` int64: clusters of the object images; -1: unsure
+        background_clusters: torch.Tensor,  # `(m,)` int64: clusters of the background-only images
+        batch_size: int = 32,  # pairs of a batch, in each process
+        random_state: int = 0,  # seed
+    ):
+        self.clusters, self.batch_size, self.random_state = object_clusters, batch_size, random_state
+        self.backgrounds = {k: _where(background_clusters == k) for k in set(background_clusters.tolist())}
+        self.anywhere = torch.arange(len(background_clusters))
+
+    def __call__(self,
+        number: int,  # of the batch
+        rank: int = 0,  # of the process
+        world: int = 1,  # processes
+    ) -> dict[str, torch.Tensor]:  # indices: 'objects', 'backgrounds'; 'clusters' of the objects
+        "A batch; a background of any cluster where the object's own has none."
+        generator, n = seeded(self.random_state, "pairs", number), self.batch_size
+        objects = _draw(torch.arange(len(self.clusters)), n * world, generator)
+        clusters = self.clusters[objects]
+        backgrounds = torch.empty_like(objects)
+        for k in clusters.unique().tolist():
+            ours = clusters == k
+            backgrounds[ours] = _draw(self.backgrounds.get(k, self.anywhere), int(ours.sum()), generator)
+        mine = slice(rank * n, (rank + 1) * n)
+        return {"objects": objects[mine], "backgrounds": backgrounds[mine], "clusters": clusters[mine]}
+
+class PairImages(torch.utils.data.Dataset):
+    "The images of dealt pairs."
+    def __init__(self,
+        data: ImageSet,  # object and background-only images
+        numbers: torch.Tensor | None = None,  # `(len(data),)` what messages call the images; None: by their place
+    ):
+        self.objects, self.backgrounds = data.objects, data.backgrounds
+        numbers = torch.arange(len(data)) if numbers is None else numbers
+        self.numbers = numbers[data.presence], numbers[~data.presence]
+
+    def __getitem__(self,
+        dealt: dict[str, torch.Tensor],  # as `Pairs` deals them
+    ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds' `(n, c, h, w)`; 'clusters' `(n,)`; 'index_…'
+        "Images of a batch, their clusters, and what they are called."
+        i, j = dealt["objects"], dealt["backgrounds"]
+        images = {"images": self.objects.images[i], "backgrounds": self.backgrounds.images[j]}
+        of_objects, of_backgrounds = self.numbers
+        numbers = {"index_objects": of_objects[i], "index_backgrounds": of_backgrounds[j]}
+        return images | {"clusters": dealt["clusters"]} | numbers
