@@ -8,7 +8,9 @@ import torch
 
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import ImageSet
+from bgcs.masks.criteria import hold_out
 from bgcs.masks.method import METHODS, load_method, method_class
+from bgcs.masks.witness import train_witness
 from bgcs.objective.batches import Batches
 
 SMALL = {"divergence": dict(base_width=4, depth=1)}  # settings that make a test short, where the method has such
@@ -23,6 +25,12 @@ def data(): return digits_on_textures("train", n=150)
 def test(): return digits_on_textures("test", n=6)
 
 
+@pytest.fixture(scope="module")
+def judges(data, test):
+    held = digits_on_textures("test", n=40)
+    return hold_out(held, held.background_class, witness=train_witness(data, 20))
+
+
 def fitted(name, data, clusters=None, seed=0, channels=None, steps=4, **given):
     method = method_class(name)(channels=channels, random_state=seed, **SMALL.get(name, {}))
     taken = dict(steps=steps, rounds=2) if method.default_steps else {}
@@ -31,17 +39,17 @@ def fitted(name, data, clusters=None, seed=0, channels=None, steps=4, **given):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_same_seed_same_masks_and_truth_is_never_read(name, data, test):
-    first = fitted(name, data).predict(test)
+def test_same_seed_same_masks_and_truth_is_never_read(name, data, test, judges):
+    first = fitted(name, data, held_out=judges).predict(test)
     assert first.shape == (len(test), 1, *data.shape[1:]) and first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 1
     poisoned = replace(data, masks=torch.rand(data.masks.shape) > 0.5, background_class=data.background_class.flip(0))
-    assert torch.equal(fitted(name, poisoned, data.background_class).predict(test), first)
+    assert torch.equal(fitted(name, poisoned, data.background_class, held_out=judges).predict(test), first)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_saved_gives_the_same_masks(name, data, test, tmp_path):
-    method = fitted(name, data)
+def test_what_is_saved_gives_the_same_masks(name, data, test, judges, tmp_path):
+    method = fitted(name, data, held_out=judges)
     loaded = load_method(method.save(tmp_path / "model"))
     assert type(loaded) is type(method) is method_class(name)
     assert (loaded.settings, loaded.threshold_, loaded.card_) == (method.settings, method.threshold_, method.card_)
@@ -72,12 +80,12 @@ class StopAt(L.Callback):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).default_steps])
-def test_a_training_that_was_cut_short_ends_with_the_same_masks(name, data, test, tmp_path):
-    whole = fitted(name, data, steps=6).predict(test)
+def test_a_training_that_was_cut_short_ends_with_the_same_masks(name, data, test, judges, tmp_path):
+    whole = fitted(name, data, steps=6, held_out=judges).predict(test)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fitted(name, data, steps=6, folder=tmp_path, save_every=2, callbacks=[StopAt(4)])
-    assert torch.equal(fitted(name, data, steps=6, folder=tmp_path, save_every=2).predict(test), whole)
+        fitted(name, data, steps=6, held_out=judges, folder=tmp_path, save_every=2, callbacks=[StopAt(4)])
+    assert torch.equal(fitted(name, data, steps=6, held_out=judges, folder=tmp_path, save_every=2).predict(test), whole)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).default_steps])

@@ -197,7 +197,8 @@ class _Prepares(_Rounds):
         if self.clusterer_ is not None:
             return hold_out(images, self.clusterer_.predict(images), random_state=self.random_state)
         advice = "give clusterer=, or what bgcs.masks.criteria.hold_out makes of images and clusters"
-        raise ValueError(f"held_out is an image set, and only a clusterer can tell the clusters of its images; {advice}")
+        problem = "held_out is an image set, and only a clusterer can tell the clusters of its images"
+        raise ValueError(f"{problem}; {advice}")
 
     def _keep_best(self):
         best, self._best = self._best, None
@@ -237,8 +238,9 @@ class _Fits(_Prepares):
         if self.default_steps is None and steps is not None:
             kind = type(self).__name__
             raise ValueError(f"steps={steps}; a {kind} learns at once, so give no steps")
+        if steps is None: steps = self.default_steps or 0
         given = {"clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
-        return self._fit(data, clusters, steps or self.default_steps or 0, rounds, {}, **given, progress=progress, **training)
+        return self._fit(data, clusters, steps, rounds, {}, **given, progress=progress, **training)
 
     def _fit(self, data, clusters, steps, rounds, own, *, clusterer, held_out, folder, callbacks, progress, **training):
         "`fit`, with what the schedule holds of the method's `own`."
@@ -381,8 +383,8 @@ class Method(_Fits, _Predicts, _Saves):
     """A way to learn masks of objects from images and presence.
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
-    at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of the
-    images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
+    at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
+    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
     images were held out to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
@@ -394,7 +396,7 @@ class Method(_Fits, _Predicts, _Saves):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "_format" not in vars(cls): cls._format = f"{cls.name}/{cls._version}"
+        if "name" in vars(cls) and "_format" not in vars(cls): cls._format = f"{cls.name}/{cls._version}"
 
     def __init__(self,
         **settings,  # of the class, as it takes them; 'channels' and 'random_state' among them
@@ -472,6 +474,14 @@ def _plot_history(history, size):
 # %% ../../nbs/masks/02_method.ipynb #7a8766be
 METHODS: dict[str, str | type[Method]] = {  # by name: the class, or where it stands
     "divergence": "bgcs.masks.segment:Segmenter",
+    "gaussian": "bgcs.methods.anomaly:GaussianDetector",
+    "memory": "bgcs.methods.anomaly:MemoryDetector",
+    "draem": "bgcs.methods.anomaly:Draem",
+    "presence": "bgcs.methods.presence:PresenceMap",
+    "suppression": "bgcs.methods.presence:Suppression",
+    "decomposition": "bgcs.methods.decomposition:Decomposition",
+    "critic": "bgcs.methods.critic:Adversarial",
+    "cut": "bgcs.methods.cut:SpectralCut",
 }
 
 def method_class(
