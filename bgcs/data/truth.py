@@ -43,12 +43,17 @@ def _numbers_or_colours(path, numbers):
     black, zero = (colours == 0).all(0), numbers[0] == 0
     return colours if black.any() and zero.any() and not (black & zero).any() else numbers
 
-def _read_labels(path, page=None):
-    "The labels of a mask file `(c, h, w)`; several pages of one mask as channels."
+def _read_labels(
+    path,
+    page=None,  # see `read_image`; None: several pages of one mask as channels
+    by_number: bool = False,  # of a palette, the numbers in any case, since some are named
+) -> np.ndarray:  # `(c, h, w)`
+    "The labels of a mask file."
     info = image_info(path)
     if page is None and info.pages > 1: return read_image(path, "channels", color="index")
     raster = read_image(path, page, color="index")
-    return _numbers_or_colours(path, raster) if info.mode == "P" and len(raster) == 1 else _shown(raster)
+    if info.mode != "P" or len(raster) > 1: return _shown(raster)
+    return raster if by_number else _numbers_or_colours(path, raster)
 
 # %% ../../nbs/data/03_truth.ipynb #a2cae614
 _LOSSY_TIFF = ("OJPEG", "JPEG", "JPEG_2000_LOSSY", "JPEG2000", "WEBP", "JPEGXR", "JPEGXL")
@@ -87,7 +92,7 @@ class _MaskValues:
 # %% ../../nbs/data/03_truth.ipynb #42dabde7
 def _read_exactly(path, values, page=None):
     "The labels of a mask file, those saved with loss rounded."
-    raster = _read_labels(path, page)
+    raster = _read_labels(path, page, values.labels is not None)
     return values.rounded(raster) if _is_lossy(path) else raster
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ class MaskStore(FileStore):
         values: _MaskValues = _MaskValues(),  # what they mean
     ):
         self.united = [_files_of(path) for path in paths]
-        self.image_paths, self.values = image_paths, values
+        self.image_paths, self.values, self.by_number = image_paths, values, values.labels is not None
         reading = Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False)
         firsts = [files[0] if files else None for files in self.united]
         super().__init__(firsts, pages, reading, shape=(1, *size), dtype=np.uint8)
@@ -218,7 +223,7 @@ class MaskStore(FileStore):
     def raster(self, path, i):
         "The labels of a mask file of image `i`, and whether it was saved with loss."
         page = self._page(i)
-        raster = _read_labels(path, None if page == "channels" else page)
+        raster = _read_labels(path, None if page == "channels" else page, self.by_number)
         _check_mask(raster, image_info(self.image_paths[i]))
         return raster, _is_lossy(path)
 
@@ -260,6 +265,7 @@ def _look_into(
     "Say what the values of a store's masks mean, by a look at some; what cannot be read is left to be complained of."
     there = [i for i, path in enumerate(store.paths) if path is not None]
     chosen = np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).astype(int)) if there else []
+    store.by_number = labels is not None or ignore is not None
     some = [attempt(lambda: store.raster(store.paths[there[k]], there[k])) for k in chosen]
     store.values = _understand([found for found in some if not isinstance(found, ImageSetError)], labels, ignore)
     return store
@@ -276,7 +282,8 @@ def _split_suffix(name):
 
 def _words_of(text):
     "The words and numbers of a name."
-    return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).casefold()))
+    text = re.sub(r"ground[\W_]+truth", "groundtruth", unicodedata.normalize("NFC", text).casefold())
+    return tuple(re.findall(r"[^\W_]+", text))
 
 def _without(kind, words):
     "Words without those of a kind; of 'mask1' the number is left."
@@ -299,24 +306,26 @@ class _Name:
         *folders, name = path.replace(os.sep, "/").split("/")
         self.stem, self.suffix = _split_suffix(name)
         self.words, self.folders = _words_of(self.stem), _folders_of(folders)
+        self.all_folders = tuple(map(_words_of, folders))
         self.of_masks = _has(_MASK_WORDS, self.words)
-        self.in_masks = any(_has(_MASK_WORDS, _words_of(folder)) for folder in folders)
+        self.in_masks = any(_has(_MASK_WORDS, folder) for folder in self.all_folders)
 
     def as_image(self):
         "What a mask may call this image: `(folders, name)`."
         short = _without(_IMAGE_WORDS, self.words)
         names = dict.fromkeys([self.stem, self.words, short])
-        found = [(self.folders, name) for name in names]
+        found = [(folders, name) for folders in {self.folders, self.all_folders} for name in names]
         return found if short or not self.folders else [*found, (self.folders[:-1], self.folders[-1])]
 
-    def as_mask(self):
-        "Names of images that this may be a mask of, the nearest first: `(folders, name)`."
+    def as_mask(self, passed=0):
+        "Names of images that this may be a mask of, the nearest first, without so many folders: `(folders, name)`."
         bare = _without(_MASK_WORDS, self.words)
         first = next((i for i, word in enumerate(self.words) if _MASK_WORDS.fullmatch(word)), len(self.words))
         names = [self.stem, self.words, bare, self.words[:first]]
         if bare and bare[-1].isdigit(): names.append(bare[:-1])
-        found = [(self.folders, name) for name in dict.fromkeys(names)]
-        return found + [(self.folders[:-1], self.folders[-1])] if self.folders else found
+        found = [(self.folders[passed:], name) for name in dict.fromkeys(names)]
+        if not passed: found = [(self.all_folders, name) for name in dict.fromkeys(names)] + found
+        return found + [(self.folders[passed:-1], self.folders[-1])] if self.folders else found
 
 # %% ../../nbs/data/03_truth.ipynb #21b147c2
 class _Known:
@@ -340,8 +349,8 @@ class _Known:
         "The images that a mask's name fits best; how many of its folders were passed over is noted in it."
         for passed in range(len(mask.folders) + 1 if loosely else 1):
             mask.passed = passed
-            for folders, name in mask.as_mask():
-                found = self.by.get((folders[passed:], name))
+            for key in mask.as_mask(passed):
+                found = self.by.get(key)
                 if found: return [i for i in found if self.names[i].suffix == mask.suffix] or found
         return []
 
