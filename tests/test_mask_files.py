@@ -4,6 +4,7 @@ Each case writes six object images and six background-only images with their mas
 the share of each object image that is marked, what is warned of, what is refused. Each is tried by the function, and by `bgcs describe`.
 """
 import itertools
+import json
 import re
 import warnings
 
@@ -574,3 +575,27 @@ def test_a_list_takes_several_masks_of_an_image(tmp_path):
     files = [tmp_path / "with" / f"im{k}.png" for k in range(6)] + [tmp_path / "without" / f"{k}.png" for k in range(6)]
     masks = [[tmp_path / "masks" / f"im{k}_{part}.png" for part in (1, 2)] for k in range(6)] + [None] * 6
     assert np.allclose(shares(from_files(files, [1] * 6 + [0] * 6, masks=masks)), SHARES)
+
+
+def test_a_run_measures_without_what_does_not_count(tmp_path, capsys):
+    "From the command line: trained, judged at its end, and judged again. A bright band doesn't count, or is background."
+    folders = {name: tmp_path / name for name in ("with", "without", "masks")}
+    band = np.mgrid[:32, :32][0] < 8
+    for k in range(16):
+        blob = np.hypot(*np.mgrid[-16:16, -16:16]) < 5 + k % 3
+        pixels = RNG.integers(0, 120, (32, 32), dtype=np.uint8)
+        save(folders["without"] / f"{k}.png", np.roll(pixels, 7, 0))
+        save(folders["with"] / f"{k}.png", np.where(blob | band, 255 - pixels // 4, pixels))
+        save(folders["masks"] / f"{k}_mask.png", np.where(blob, 1, 9 * band).astype(np.uint8))
+    tiny = ["clusters.n_clusters=2", "clusters.encoder=pca", "network.base_width=4", "network.depth=1", "schedule.steps=4",
+            "schedule.rounds=1", "schedule.choose=false", "trainer.accelerator=cpu"]
+    code, _, said = typed(
+        capsys, "train", "--objects", folders["with"], "--backgrounds", folders["without"], "--masks", folders["masks"],
+        "data.mask_ignore=9", *tiny, "--folder", tmp_path / "run", "--quiet")
+    assert code == 0, said
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["otsu_iou"] > 0.95
+    for ignore, low, high in (("mask_ignore=[9]", 0.95, 1), ("mask_ignore=[]", 0.1, 0.6)):
+        code, out, said = typed(
+            capsys, "evaluate", tmp_path / "run", "--out", tmp_path / "again", "--data", "set=folders", "mask_labels=[1]",
+            ignore, *(f"{kind}_folder={folders[name]}" for kind, name in zip(("object", "background", "mask"), folders)))
+        assert code == 0 and low < float(re.search(r"otsu_iou +([\d.]+)", out)[1]) <= high, said

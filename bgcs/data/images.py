@@ -172,7 +172,8 @@ def _in_memory(data, progress):
         if not batch["images"]: return
         raw = {name: np.stack(images) for name, images in batch.items()}
         for name, images in columns.items(): parts[name].append(images.transform(raw[_STORES[name]]))
-        ends.append(np.stack([raw["images"].min((1, 2, 3)), raw["images"].max((1, 2, 3))], 1))
+        pixels = np.ma.getdata(raw["images"])
+        ends.append(np.stack([pixels.min((1, 2, 3)), pixels.max((1, 2, 3))], 1))
     index, check = data.images.index, _check_of(data)
     kept, skipped = _read_all(_stores_of(data), write, data.on_bad, progress, indices=index, check=check)
     whole = {name: torch.cat(batches) for name, batches in parts.items()} | {"raw_ends": np.concatenate(ends)}
@@ -561,7 +562,11 @@ def _refuse_twice(files):
     raise ImageSetError(f"{n} files are named both as object images and as background-only images, or twice:\n"
                         + listing(twice))
 
-def _without_masks(folders, names, mask_folder=None):
+def _without_masks(
+    folders,
+    names,  # of files below each folder
+    mask_folder=None,  # files below it are masks without a word
+):
     "Names without those of masks that lie among the images; a word on these, unless they are taken as masks."
     found = [_masks_among(folder, some, mask_folder) for folder, some in zip(folders, names)]
     among = [os.path.join(folder, name) for folder, (_, masks) in zip(folders, found) for name in masks]

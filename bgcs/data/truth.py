@@ -39,7 +39,7 @@ def _shown(
 
 def _numbers_or_colours(path, numbers):
     "Of a file with a palette: its numbers, or its colours where 0 is another number than black's."
-    colours = read_image(path, color="rgb")
+    colours = np.asarray(read_image(path, color="rgb"))
     black, zero = (colours == 0).all(0), numbers[0] == 0
     return colours if black.any() and zero.any() and not (black & zero).any() else numbers
 
