@@ -273,7 +273,7 @@ def _look_into(
 # %% ../../nbs/data/03_truth.ipynb #ad863162
 _MASK_WORDS = re.compile(r"(masks?|labels?|labelids|gtfine|seg|segs|segmentations?|segmented|annotations?|annots?|gt|"
                          r"groundtruth|truth|mattes?|manual|rois?)(\d*)")
-_IMAGE_WORDS = re.compile(r"(images?|imgs?|photos?|pictures?|raw|originals?|orig|rgb|sat|inputs?|leftimg8bit)(\d*)")
+_IMAGE_WORDS = re.compile(r"(images?|imgs?|photos?|pictures?|raw|originals?|orig|rgb|sat|inputs?|training|leftimg8bit)(\d*)")
 
 def _split_suffix(name):
     "A file's name without its suffix, and the suffix; '.nii.gz' is one."
@@ -314,6 +314,7 @@ class _Name:
         "What a mask may call this image: `(folders, name)`."
         short = _without(_IMAGE_WORDS, self.words)
         names = dict.fromkeys([self.stem, self.words, short])
+        if len(short) > 1 and short[-1] == "0000": names[short[:-1]] = None  # the first channel, for nnU-Net
         found = [(folders, name) for folders in {self.folders, self.all_folders} for name in names]
         return found if short or not self.folders else [*found, (self.folders[:-1], self.folders[-1])]
 
@@ -382,10 +383,10 @@ def _masks_by_name(
 
 def _chosen(fits, image, unclear):
     "Of the masks that fit an image, those that fit best; where they contradict each other, that is noted."
-    nearest = min((mask.passed for mask in fits), default=0)
-    found = [mask for mask in fits if mask.passed == nearest]
+    def fit(mask): return -mask.passed, len(mask.folders)
+    found = [mask for mask in fits if fit(mask) == max(map(fit, fits))]
     found = [mask for mask in found if mask.of_masks] or found
-    apart = len({mask.folders for mask in found if nearest}) > 1
+    apart = len({mask.folders for mask in found if mask.passed}) > 1
     if apart or len({(mask.folders, mask.stem) for mask in found}) < len(found):
         several = listed([mask.path for mask in found], 3)
         unclear.append(f"{image} may have as its mask {several}")
