@@ -25,11 +25,12 @@ from PIL import Image
 from .checks import check_choice, check_whole
 from .fetch import SetFile, fetch
 from .files import ImageSetError, change_size, listing, read_image
-from .images import ImageSet, MaskStore, from_arrays, open_set
+from .images import ImageSet, from_arrays, open_set
 from .intensity import Normalization
 from .patches import cut_patches, random_places, sonar_sides, window_share
 from .splits import PARTS
 from .stores import ArrayStore, FileStore, Reading, attempt, dataset_of, digest, open_hdf5
+from .truth import MaskStore, _MaskValues
 
 # %% auto #0
 __all__ = ['TEXTURES', 'PUBLISHED', 'digits_on_textures', 'sprites_on_textures', 'PublishedSet', 'MNISTOnTextures',
@@ -841,7 +842,8 @@ class Birds(PublishedSet):
         files = np.array([str(top / "images" / name) for name in names])[which]
         of, places, paths = np.array(names)[which], np.concatenate([whole, *free]), files.tolist()
         mask_paths += [None] * (len(which) - n)  # background-only images have none
-        masks = MaskStore(mask_paths, paths, None, Reading(resize=size), size, labels=range(128, 256))
+        values = _MaskValues(levels=(0, 255), soft=True)
+        masks = MaskStore(mask_paths, paths, None, Reading(resize=size), size, values)
         pixels, presence = _WindowStore(paths, places, image_size), np.arange(len(which)) < n
         return open_set(pixels, presence, Normalization(), "error", None, True, masks=masks,
                         source=of, names=of, places=places, paths=files)

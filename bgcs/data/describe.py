@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from .files import ImageSetError, image_info, listing
-from .images import ImageSet, plot_images
+from .images import ImageSet, _in_a_part, _true_masks, plot_images
 from .splits import Splits, exact_duplicates
 from .stores import attempt
+from .truth import _outside_in, _rim_share
 
 # %% auto #0
 __all__ = ['Description', 'describe']
@@ -53,6 +54,7 @@ class Description:
     duplicates: list  # groups of images with the same pixels
     near: np.ndarray = field(repr=False)  # `(p, 2)` pairs of images that nearly show the same
     across: dict | None  # with splits: 'exact' and 'near', pairs of images in different parts
+    marked: dict | None = None  # of true masks looked at, `(k,)` each: shares of 'share', 'rim' and 'ignored' pixels
 
     def __str__(self): return "\n".join([*_facts(self), *_warnings(self)])
 
@@ -84,7 +86,18 @@ def _facts(d: Description):
     for kind, (low, high) in d.raw_range.items():
         dark, bright = d.clipped[kind]
         clipped = f"{dark:.1%} of pixels become 0, {bright:.1%} become 1"
-        yield f"{kind}: {d.data.raw_dtype} from {low:.5g} to {high:.5g}; {clipped}"
+        numbers = d.data.raw_dtype if _knows_raw(d.data) else "normalised numbers"
+        yield f"{kind}: {numbers} from {low:.5g} to {high:.5g}; {clipped}"
+    if d.marked is not None: yield _about_masks(**d.marked)
+
+def _about_masks(share, rim, ignored):
+    masks, least, mean, most = _plural(len(share), "true mask"), share.min(), share.mean(), share.max()
+    without = f"; {ignored.mean():.1%} of the pixels don't count" if ignored.any() else ""
+    return f"{masks}: {mean:.1%} of the pixels are object, from {least:.1%} to {most:.1%} an image{without}"
+
+def _knows_raw(data):
+    "Whether the numbers that came are known, be it because they are those of the images."
+    return data.lazy or data.raw_ends is not None or (data.normalization.name == "unit" and data.raw_dtype == "float32")
 
 def _called(
     data: ImageSet,
@@ -98,11 +111,26 @@ def _called(
 def _warnings(d: Description):
     "What should make one think, line by line."
     yield from _warn_of_intensities(d)
+    if d.marked is not None: yield from _warn_of_masks(d)
     yield from _warn_of_copies(d)
     if d.across is not None: yield from _warn_of_leaks(d)
     if d.data.skipped: yield f"! {len(d.data.skipped)} images were left out:\n" + listing(list(d.data.skipped), 5)
 
+def _warn_of_masks(d):
+    share, objects = d.marked["share"], d.data.objects
+    for what, such in (("nothing", share == 0), ("the whole image", share == 1)):
+        if not such.any(): continue
+        some = d.data.objects if len(objects) == len(share) else None
+        named = "" if some is None else ", such as " + _called(some, np.flatnonzero(such))
+        yield f"! {such.sum()} true masks mark {what}{named}"
+    if _outside_in(share, d.marked["rim"]):
+        yield "! True masks mark nearly all at the images' edges. Where the object is 0, say mask_labels=[0]"
+
 def _warn_of_intensities(d, least=0.7):
+    if d.raw_range and _knows_raw(d.data):
+        ends = np.array(list(d.raw_range.values()))
+        narrow = _in_a_part(d.data.normalization, d.data.raw_dtype, ends.min(), ends.max())
+        if narrow: yield f"! {narrow}"
     if len(d.histograms) < 2: return
     overlap = np.minimum(*d.histograms.values()).sum()
     if overlap >= least: return
@@ -132,17 +160,22 @@ def _warn_of_leaks(d):
 def _plot(d: Description, n: int):
     "Intensity histograms by class, images by source, and n images of each class."
     import matplotlib.pyplot as plt
-    fig = plt.figure(figsize=(9, 4.2))
-    top, sheet = fig.subfigures(2, 1, height_ratios=[1.1, 1])
+    rows = list(d.data.examples(n).split(n))
+    if d.marked is not None: rows.insert(1, _masks_of_examples(d.data.objects, n).expand_as(rows[0]))
+    fig = plt.figure(figsize=(9, 2.2 + len(rows)))
+    top, sheet = fig.subfigures(2, 1, height_ratios=[2.2, len(rows)])
     left, right = top.subplots(1, 2)
     _plot_intensities(left, d)
     _plot_sources(right, d.by_source)
-    pictures = d.data.examples(n)
-    plot_images(pictures, axes=sheet.subplots(len(pictures) // n, n))
+    plot_images(torch.cat(rows), axes=sheet.subplots(len(rows), n))
     sheet.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.02, 0.02)
     top.subplots_adjust(0.08, 0.27, 0.98, 0.95, 0.2)
     plt.close(fig)
     return fig
+
+def _masks_of_examples(objects, n):
+    "True masks of the object images that `examples` shows."
+    return _true_masks(objects[torch.linspace(0, len(objects) - 1, n).long()])
 
 def _plot_intensities(ax, d):
     for name, shares in d.histograms.items():
@@ -191,11 +224,25 @@ def _intensities(part: ImageSet):
     for start in range(0, len(part), 1024):
         index = slice(start, start + 1024)
         images = part.images[index]
-        raw = part.images.raw(index) if part.lazy else images.numpy()
+        known = images.numpy() if part.raw_ends is None else part.raw_ends[index]
+        raw = part.images.raw(index) if part.lazy else known
         low, high, n = min(low, raw.min()), max(high, raw.max()), n + images.numel()
         counts += torch.histc(images, 64, 0, 1).numpy()
         ends += [(images == 0).sum().item(), (images == 1).sum().item()]
     return (float(low), float(high)), counts / counts.sum(), tuple(ends / n)
+
+def _marks(objects: ImageSet) -> dict | None:
+    "Of the true masks of object images, the share of each that is marked, of its rim, and what doesn't count."
+    if objects.masks is None or not len(objects): return None
+    found = {"share": [], "rim": [], "ignored": []}
+    for start in range(0, len(objects), 1024):
+        index = slice(start, start + 1024)
+        masks = objects.masks[index].float()
+        found["share"] += masks.mean((1, 2, 3)).tolist()
+        found["rim"] += list(map(_rim_share, masks.numpy()))
+        ignored = torch.zeros_like(masks) if objects.ignored is None else objects.ignored[index].float()
+        found["ignored"] += ignored.mean((1, 2, 3)).tolist()
+    return {name: np.array(values) for name, values in found.items()}
 
 def _across(part, groups, near):
     "Pairs of copies, and of images that nearly show the same, that lie in different parts of a split."
@@ -215,7 +262,7 @@ def describe(
     most: int = 20_000,  # images to look at for near-duplicates, intensities and file headers, drawn at random from larger sets
     random_state: int = 0,  # seed of that draw
 ) -> Description:
-    "Counts by class and source, sizes and types of the files, intensities by class, duplicates."
+    "Counts by class and source, sizes and types of the files, intensities by class, true masks, duplicates."
     data = data.packed()
     looked = _looked_at(len(data), most, random_state)
     some = data[torch.from_numpy(looked)]
@@ -231,4 +278,4 @@ def describe(
     return Description(
         data, counts={"object": n, "background-only": len(data) - n}, by_source=_by_source(data), files=_files(some),
         shape=data.shape, raw_range=ranges, histograms=histograms, clipped=clipped, duplicates=groups, near=near,
-        across=None if splits is None else _across(splits.part, groups, near))
+        across=None if splits is None else _across(splits.part, groups, near), marked=_marks(some.objects))

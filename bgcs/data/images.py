@@ -5,7 +5,10 @@
 # %% ../../nbs/data/04_images.ipynb #b8756716
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -16,14 +19,15 @@ import torch
 
 from .checks import check_choice, check_whole, listed
 from .files import ImageInfo, ImageSetError, find_images, image_info, listing
-from .files import change_size, channels_first, read_image
+from .files import channels_first
 from .intensity import Normalization, as_normalization
-from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, pack
-from .stores import _read_all, attempt, dataset_of, open_hdf5, without_alpha
+from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, Reading, pack
+from .stores import _read_all, attempt, dataset_of, open_hdf5
+from .truth import MaskStore, _MaskValues, _look_into, _Marked, _masks_among, _masks_by_name, _understand
 
 # %% auto #0
-__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'MaskStore', 'from_files', 'from_folders', 'from_table',
-           'from_globs', 'from_hdf5', 'from_dataset']
+__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'from_files', 'from_folders', 'from_table', 'from_globs',
+           'from_hdf5', 'from_dataset']
 
 # %% ../../nbs/data/04_images.ipynb #b6e4055b
 def _grid(n, columns, size, titled):
@@ -56,7 +60,8 @@ def plot_images(
     return axes[0].figure
 
 # %% ../../nbs/data/04_images.ipynb #6ed9f562
-_COLUMNS = ("images", "presence", "source", "names", "masks", "background_class", "places", "paths")
+_COLUMNS = ("images", "presence", "source", "names", "masks", "ignored", "background_class", "places", "paths",
+            "raw_ends")
 
 def _take(values, index):
     "Some rows of a column, by a tensor of integers."
@@ -85,6 +90,13 @@ def _check_kinds(presence):
 def _some_of(data, n, gain):
     "About `n` images of a set, spread evenly over it and made `gain` times as bright; `n` may exceed their number."
     return gain * data.images[torch.linspace(0, len(data) - 1, n).long()]
+
+def _true_masks(
+    data: ImageSet,  # with true masks
+) -> torch.Tensor:  # `(n, 1, h, w)` in [0, 1]
+    "True masks as pictures: 1 where the object is, 0.5 where pixels don't count."
+    masks = data.masks[:].float()
+    return masks if data.ignored is None else masks + 0.5 * data.ignored[:]
 
 def _visible_gain(data, gain):
     return gain or (6 if data.normalization.name == "mean-clip" else 1)  # the average of 'mean-clip' is 1/16
@@ -130,10 +142,15 @@ class _Seen:
         return plot_images(torch.cat(rows), columns=columns, size=size)
 
 # %% ../../nbs/data/04_images.ipynb #689f445e
+_STORES = {"images": "images", "masks": "masks", "ignored": "masks"}  # of which store a column is read
+
+def _lazy_columns(data):
+    columns = {name: getattr(data, name) for name in _STORES}
+    return {name: images for name, images in columns.items() if isinstance(images, LazyImages)}
+
 def _stores_of(data):
-    "The stores of a lazy set, by the name of their column."
-    lazy = {name: getattr(data, name) for name in ("images", "masks")}
-    return {name: images.store for name, images in lazy.items() if isinstance(images, LazyImages)}
+    "The stores of a lazy set, by name."
+    return {_STORES[name]: images.store for name, images in _lazy_columns(data).items()}
 
 def _check_of(data):
     "The normalisation, where it must be tried on every image."
@@ -149,15 +166,17 @@ def _without(data, good, skipped, columns):
     return kept
 
 def _in_memory(data, progress):
-    stores = _stores_of(data)
-    transforms = {name: getattr(data, name).transform for name in stores}
-    parts = {name: [] for name in stores}
+    columns, ends = _lazy_columns(data), []
+    parts = {name: [] for name in columns}
     def write(batch):
-        for name, images in batch.items():
-            if images: parts[name].append(transforms[name](np.stack(images)))
+        if not batch["images"]: return
+        raw = {name: np.stack(images) for name, images in batch.items()}
+        for name, images in columns.items(): parts[name].append(images.transform(raw[_STORES[name]]))
+        pixels = np.ma.getdata(raw["images"])
+        ends.append(np.stack([pixels.min((1, 2, 3)), pixels.max((1, 2, 3))], 1))
     index, check = data.images.index, _check_of(data)
-    kept, skipped = _read_all(stores, write, data.on_bad, progress, indices=index, check=check)
-    whole = {name: torch.cat(batches) for name, batches in parts.items()}
+    kept, skipped = _read_all(_stores_of(data), write, data.on_bad, progress, indices=index, check=check)
+    whole = {name: torch.cat(batches) for name, batches in parts.items()} | {"raw_ends": np.concatenate(ends)}
     return _without(data, np.isin(np.arange(len(data)), kept), skipped, whole)
 
 def _in_cache(data, folder, progress):
@@ -166,8 +185,8 @@ def _in_cache(data, folder, progress):
     position[packed.kept] = np.arange(len(packed.kept))
     index = position[data.images.index]
     columns = {}
-    for name, store in packed.stores.items():
-        columns[name] = LazyImages(store, getattr(data, name).transform, index[index >= 0])
+    for name, images in _lazy_columns(data).items():
+        columns[name] = LazyImages(packed.stores[_STORES[name]], images.transform, index[index >= 0])
     return _without(data, index >= 0, packed.skipped, columns)
 
 # %% ../../nbs/data/04_images.ipynb #9b22221a
@@ -222,9 +241,11 @@ class ImageSet(_Held, _Seen):
     source: np.ndarray | None = None  # `(n,)` str or int: what each image was cut from; None: each is its own source
     names: np.ndarray | None = None  # `(n,)` str: file names, for messages and tables
     masks: torch.Tensor | LazyImages | None = None  # `(n, 1, h, w)` bool: the true object, for evaluation only
+    ignored: torch.Tensor | LazyImages | None = None  # `(n, 1, h, w)` bool: pixels that no metric counts
     background_class: torch.Tensor | None = None  # `(n,)` int64: the true class of the background, for evaluation only
     places: np.ndarray | None = None  # `(n, 5)` int64: top, left, height, width in the source's pixels; 1 where mirrored
     paths: np.ndarray | None = None  # `(n,)` str: the file of each image
+    raw_ends: np.ndarray | None = None  # `(n, 2)`: lowest and highest raw number of each, of sets read into memory
     normalization: Normalization = Normalization()  # how raw numbers became [0, 1]
     raw_dtype: str = "float32"  # NumPy's name of the type of the raw numbers
     on_bad: str = "error"  # what becomes of images that cannot be used: 'error', or 'skip'
@@ -256,7 +277,7 @@ class ImageSet(_Held, _Seen):
 
     def weak(self) -> ImageSet:
         "The same set without masks and background classes: all that training may see."
-        return self._with(masks=None, background_class=None)
+        return self._with(masks=None, ignored=None, background_class=None)
 
     def __getitem__(self,
         index,  # a slice, integer indices, or a bool mask, over images
@@ -294,19 +315,43 @@ def _check_alike(x, b):
         raise ImageSetError(f"Object images have dtype {x.dtype} and background-only images {b.dtype}, "
                             "so their numbers may not mean the same. Bring both to one.")
 
-def _as_masks(masks, images):
-    masks = torch.as_tensor(np.asarray(masks))
+def _as_masks(masks, images, labels=None, ignore=None):
+    "Masks, and what they say doesn't count, or None."
+    masks = np.asarray(masks)
     masks = masks[:, None] if masks.ndim == 3 else masks
     shape, expected = tuple(masks.shape), (len(images), 1, *images.shape[2:])
     if shape != expected:
         raise ImageSetError(f"masks have shape {shape}; expected {expected}, one for each object image.")
-    return masks > 0
+    some = masks[np.unique(np.linspace(0, len(masks) - 1, 64).astype(int))]
+    values = _understand([(mask, False) for mask in some], labels, ignore)
+    return _Marked(values)(masks), _Marked(values, 2)(masks) if values.ignore else None
 
 def _as_column(values, images, name):
     values, n = np.asarray(values), len(images)
     if values.shape != (n,):
         raise ImageSetError(f"{name} has shape {values.shape}; expected ({n},), one entry for each image.")
     return values
+
+# %% ../../nbs/data/04_images.ipynb #c12b16a1
+def _ends_of_some(data, most=16):
+    "The lowest and the highest raw number of a set, where it is not in memory of some images."
+    if not data.lazy: return (data.raw_ends.min(), data.raw_ends.max()) if data.raw_ends is not None else (0, 1)
+    chosen = data.images.index[np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).astype(int))]
+    some = [image for image in data.images.store.batch(chosen) if not isinstance(image, ImageSetError)]
+    return (min(image.min() for image in some), max(image.max() for image in some)) if some else (0, 1)
+
+def _in_a_part(normalization, dtype, low, high):
+    "A word on numbers that fill only a small part of the range that 'unit' takes for [0, 1]; None where they don't."
+    dtype, low, high = np.dtype(dtype), float(low), float(high)
+    if normalization.name != "unit" or dtype == bool or (dtype.kind in "ui" and dtype.itemsize > 2): return None
+    whole = np.iinfo(dtype).max - np.iinfo(dtype).min if dtype.kind in "ui" else 1
+    if not 0 < high - low <= 0.25 * whole: return None
+    bits = int(high).bit_length()
+    start, end = (0, 2 ** bits - 1) if dtype.kind in "ui" and 0 <= low < high / 2 else (low, high)
+    share = (high - low) / whole
+    return (f"Numbers go from {low:.5g} to {high:.5g}, {share:.1%} of the range of {dtype} that normalization 'unit' "
+            f"takes for [0, 1], so the images are nearly of one grey. Say normalization=('range', {start:g}, {end:g}) "
+            "or 'percentile'")
 
 # %% ../../nbs/data/04_images.ipynb #a8953478
 _LOAD_AT_ONCE = (5_000, 128_000_000)  # images and bytes up to which a set is read into memory as it is opened
@@ -323,12 +368,16 @@ def open_set(
     lazy: bool | None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool,  # show a bar
     masks=None,  # a tensor, or a store of masks
-    labels: tuple | None = None,  # which values in a store of masks mean the object; None: all but 0
+    values: _MaskValues | None = None,  # what the values in a store of masks mean; None: all but 0 the object
     index: np.ndarray | None = None,  # which images of the store; None: all
     **columns,  # others of `ImageSet`
 ) -> ImageSet:
     "An image set on a store; small ones are read at once. What every way in ends with."
-    if masks is not None and not isinstance(masks, torch.Tensor): masks = LazyImages(masks, MaskLabels(labels), index)
+    if masks is not None and not isinstance(masks, torch.Tensor):
+        values = values or _MaskValues()
+        if isinstance(masks, MaskStore): values = _MaskValues((1,), (2,) if masks.values.ignore else ())
+        if values.ignore: columns["ignored"] = LazyImages(masks, _Marked(values, 2), index)
+        masks = LazyImages(masks, _Marked(values), index)
     if index is not None:
         columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
     images, presence = LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool)
@@ -339,7 +388,10 @@ def open_set(
         n = len(data.skipped)
         warnings.warn(f"{n} images or folders cannot be used and were left out: see .skipped")
     if lazy is None: lazy = _is_large(store)
-    return data if lazy else data.loaded(progress)
+    data = data if lazy else data.loaded(progress)
+    narrow = _in_a_part(data.normalization, data.raw_dtype, *_ends_of_some(data))
+    if narrow: warnings.warn(narrow)
+    return data
 
 # %% ../../nbs/data/04_images.ipynb #3d036db0
 class _CheckedArrays(ArrayStore):
@@ -364,6 +416,8 @@ def from_arrays(
     background_source=None,  # `(m,)` the source of each background-only image
     normalization="unit",  # how numbers become [0, 1], see `bgcs.data.intensity`
     channel_axis: int | None = None,  # 1 or -1; None: the shorter of the two
+    mask_labels=None,  # which values of a mask mean the object; None: all but 0
+    mask_ignore=None,  # which values of a mask no metric counts; None: by custom, such as 255 beside 1; []: none
     on_bad: str = "error",  # what to do about NaN, constant or tiny images: 'error', or 'skip'
 ) -> ImageSet:
     "An image set from an array of object images and one of background-only images."
@@ -371,12 +425,14 @@ def from_arrays(
     b = _as_raw(background_images, "background-only images", channel_axis)
     _check_alike(x, b)
     source = _joined_source(object_source, x, background_source, b)
+    ignored, nothing = None, torch.zeros(len(b), 1, *b.shape[2:], dtype=torch.bool)
     if masks is not None:
-        nothing = torch.zeros(len(b), 1, *b.shape[2:], dtype=torch.bool)
-        masks = torch.cat([_as_masks(masks, x), nothing])
+        masks, ignored = _as_masks(masks, x, mask_labels, mask_ignore)
+        masks = torch.cat([masks, nothing])
+    if ignored is not None: ignored = torch.cat([ignored, nothing])
     presence = torch.arange(len(x) + len(b)) < len(x)
     return open_set(_CheckedArrays(x, b), presence, as_normalization(normalization), on_bad,
-                    lazy=False, progress=False, masks=masks, source=source)
+                    lazy=False, progress=False, masks=masks, ignored=ignored, source=source)
 
 def _joined_source(object_source, x, background_source, b):
     if object_source is None and background_source is None: return None
@@ -437,47 +493,16 @@ def _expand_pages(columns, pages):
     return columns | {"names": names}, page_of
 
 # %% ../../nbs/data/04_images.ipynb #7cc0ae15
-class MaskStore(FileStore):
-    "Masks in files: 1 where the object is."
-    def __init__(self,
-        paths: list,  # of mask files; None: nothing to mark
-        image_paths: list,  # of the images, whose size a mask must have
-        pages: list | None,  # see `FileStore`
-        reading: Reading,  # of the images
-        size: tuple[int, int],  # `(height, width)` after reading
-        labels=None,  # which values mean the object; None: all but 0
-    ):
-        self.image_paths, self.labels = image_paths, None if labels is None else tuple(labels)
-        reading = Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False)
-        super().__init__(paths, pages, reading, shape=(1, *size), dtype=np.uint8)
-
-    def _one(self, i):
-        if self.paths[i] is None: return np.zeros(self.shape[1:], self.dtype)
-        page = self._page(i)
-        mask = read_image(self.paths[i], None if page == "channels" else page, color="index")
-        _check_mask(mask, image_info(self.image_paths[i]))
-        marked = MaskLabels(self.labels)(without_alpha(mask)[None])[0].numpy().astype(np.uint8)
-        return change_size(marked, self.reading.crop, self.reading.resize, nearest=True)
-
-    def identity(self): return super().identity() + f" {self.labels}"
-
-def _check_mask(mask, image):
-    _, h, w = mask.shape
-    if (h, w) != (image.height, image.width):
-        raise ImageSetError(f"is {h}×{w}, and its image {image.height}×{image.width}; expected the same size")
-    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
-        raise ImageSetError("holds NaN or infinity; expected 0 outside the object")
-
-def _mask_store(columns, page_of, reading, store, labels):
+def _mask_store(columns, page_of, reading, store, labels, ignore):
     "Masks for all object images of a set, or a complaint that names those without."
-    paths = [None if mask is None else os.fspath(mask) for mask in columns["masks"]]
-    rows = zip(columns["files"], paths, columns["presence"])
+    rows = zip(columns["files"], columns["masks"], columns["presence"])
     bare = [file for file, mask, there in rows if there and mask is None]
     if bare:
         n = len(bare)
         raise ImageSetError(f"{n} object images have no mask, where others have. "
                             "Give masks for all of them, or for none:\n" + listing(bare))
-    return MaskStore(paths, columns["files"], page_of, reading, store.shape[2:], labels)
+    masks = MaskStore(columns["masks"], columns["files"], page_of, reading, store.shape[2:])
+    return _look_into(masks, labels, ignore)
 
 # %% ../../nbs/data/04_images.ipynb #d4694649
 def _check_lengths(columns):
@@ -492,7 +517,7 @@ def from_files(
     files,  # `(n,)` paths of image files
     presence,  # `(n,)` True where the object is in the image; also 0 and 1
     source=None,  # `(n,)` what each was cut from
-    masks=None,  # `(n,)` path of each mask or None, for evaluation only; every object image needs one, or none
+    masks=None,  # `(n,)` path of each mask, paths to be united, or None; every object image needs one, or none
     names=None,  # `(n,)` what to call each; None: its path
     normalization="unit",  # how numbers become [0, 1], see `bgcs.data.intensity`
     color: str | None = None,  # 'gray' or 'rgb': convert to that; None: channels as they are
@@ -501,6 +526,7 @@ def from_files(
     dtype: str | None = None,  # NumPy type to convert to, where files differ
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
+    mask_ignore=None,  # which values of a mask no metric counts; None: by custom, such as 255 beside 1; []: none
     on_bad: str = "error",  # images that cannot be used: 'error' names them all, 'skip' leaves them out
     lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
@@ -515,7 +541,8 @@ def from_files(
     columns, page_of = _expand_pages(columns, pages)
     reading = Reading(color, crop, resize, dtype)
     store = FileStore(columns["files"], page_of, reading)
-    mask_store = None if masks is None else _mask_store(columns, page_of, reading, store, mask_labels)
+    mask_store = None
+    if masks is not None: mask_store = _mask_store(columns, page_of, reading, store, mask_labels, mask_ignore)
     paths = np.array(columns["files"])
     names = paths if columns["names"] is None else np.array(columns["names"])
     source = None if columns["source"] is None else np.asarray(columns["source"])
@@ -535,20 +562,21 @@ def _refuse_twice(files):
     raise ImageSetError(f"{n} files are named both as object images and as background-only images, or twice:\n"
                         + listing(twice))
 
-def _stem(name): return os.path.splitext(name)[0]
-def _last(stem): return stem.rsplit("/", 1)[-1]
-
-def _masks_by_name(folder, image_names):
-    "The mask of each image: by its path below the folder, or by its name alone."
-    by_stem = {_stem(name): name for name in find_images(folder)}
-    by_stem |= {_last(stem): name for stem, name in by_stem.items()}
-    stems = [_stem(name) for name in image_names]
-    found = [by_stem.get(stem, by_stem.get(_last(stem))) for stem in stems]
-    missing = [name for name, mask in zip(image_names, found) if mask is None]
-    if missing:
-        n = len(missing)
-        raise ImageSetError(f"{n} object images have no mask of the same name in {folder}:\n" + listing(missing))
-    return [os.path.join(folder, mask) for mask in found]
+def _without_masks(
+    folders,
+    names,  # of files below each folder
+    mask_folder=None,  # files below it are masks without a word
+):
+    "Names without those of masks that lie among the images; a word on these, unless they are taken as masks."
+    found = [_masks_among(folder, some, mask_folder) for folder, some in zip(folders, names)]
+    among = [os.path.join(folder, name) for folder, (_, masks) in zip(folders, found) for name in masks]
+    taken = mask_folder is not None and os.path.abspath(mask_folder) in map(os.path.abspath, folders)
+    if among and not taken:
+        n, such = len(among), listed(among, 3)
+        warnings.warn(f"{n} files lie among the images as masks of theirs and were left out of them: {such}. "
+                      "To measure with them, name this folder as that of the masks, too; "
+                      "if they are images, move or rename them")
+    return [images for images, _ in found]
 
 # %% ../../nbs/data/04_images.ipynb #07b71042
 def _from_two(folders, names, source, object_masks, called, skipped, options):
@@ -571,58 +599,144 @@ def from_folders(
     folders = [Path(object_folder), Path(background_folder)]
     skipped = [] if options.get("on_bad") == "skip" else None
     names = [find_images(folder, skipped=skipped) for folder in folders]
-    masks = None if mask_folder is None else _masks_by_name(Path(mask_folder), names[0])
+    names = _without_masks(folders, names, mask_folder)
+    masks = None
+    if mask_folder is not None:
+        files = [[os.path.join(folder, name) for name in found] for folder, found in zip(folders, names)]
+        masks = _masks_by_name(*files, os.fspath(mask_folder), find_images(mask_folder))
     return _from_two(folders, names, source, masks, _called(folders, names), skipped, options)
 
 # %% ../../nbs/data/04_images.ipynb #f9c378ec
-def _read_table(table):
-    "The columns of a CSV file or DataFrame, as lists by name."
+_SEPARATORS = (",", ";", "\t", "|", r"\s+")
+
+def _text_of(table):
+    "The text of a table's file, in any of the encodings that spreadsheets write."
+    if not os.path.isfile(table): raise ImageSetError(f"{table} is not there; expected a CSV file")
+    raw = Path(table).read_bytes()
+    if raw[:2] == b"PK": raise ImageSetError(f"{table} cannot be read as CSV: it is a workbook. Save it as CSV")
+    for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252"):
+        try: text = raw.decode(encoding)
+        except UnicodeDecodeError: continue
+        if "\0" not in text: return text.lstrip()
+    raise ImageSetError(f"{table} cannot be read as CSV: it is no text in UTF-8, UTF-16 or Windows' encoding")
+
+def _parted(header, separator):
+    "The names of columns in the first line of a table."
+    if separator == r"\s+": return header.split()
+    return [name.strip() for name in next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])]
+
+def _separator(text, wanted):
+    "What parts the columns of a table, and where the table begins: 'sep=;' may stand above it."
+    header, _, rest = text.partition("\n")
+    said = re.fullmatch(r"sep=(.)\s*", header)
+    if said: return said[1], rest
+    def fit(separator):
+        names = [name.casefold() for name in _parted(header, separator)]
+        return sum(name in names for name in wanted), len(names) * (separator != r"\s+")
+    return max(_SEPARATORS, key=fit), text
+
+def _read_table(
+    table,  # a file or DataFrame
+    wanted=(),  # names of columns that it should have
+):
+    "The columns of a table as lists by name."
     import pandas as pd
     if not isinstance(table, pd.DataFrame):
-        if not os.path.isfile(table): raise ImageSetError(f"{table} is not there; expected a CSV file")
-        try: table = pd.read_csv(table, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        separator, text = _separator(_text_of(table), [name.casefold() for name in wanted])
+        how = dict(engine="python") if len(separator) > 1 else dict(skipinitialspace=True)
+        try: table_read = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False,
+                                      index_col=False, **how)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise ImageSetError(f"{table} cannot be read as CSV: {error}") from None
+        table = table_read.rename(columns=str.strip).apply(lambda column: column.str.strip())
     if not len(table): raise ImageSetError("The table has no rows")
-    return {str(name): table[name].tolist() for name in table}
+    rows = {str(name): table[name].tolist() for name in table}
+    called = {name.casefold(): name for name in rows}
+    return rows | {name: rows[called[name.casefold()]] for name in wanted if name.casefold() in called}
+
+# %% ../../nbs/data/04_images.ipynb #f9c378ed
+def _place(folder, value):
+    "The path of a file that a table names; a path as Windows writes it is read as one."
+    path = os.path.join(folder, str(value))
+    return path if os.path.lexists(path) else os.path.join(folder, str(value).replace("\\", "/"))
 
 def _places(folder, values):
-    "Paths of the files that a column names; None where it names none."
-    empty = [value is None or value != value or value == "" for value in values]  # NaN differs from itself
-    return [None if none else os.path.join(folder, str(value)) for value, none in zip(values, empty)]
+    "Paths of the files that a column names; None where it names none; a list where it names several."
+    places = []
+    for value in values:
+        if value is None or value != value or value == "":  # NaN differs from itself
+            places.append(None)
+            continue
+        whole, parts = _place(folder, value), re.split(r"\s*[;|]\s*", str(value))
+        places.append(whole if os.path.lexists(whole) or len(parts) < 2 else [_place(folder, part) for part in parts])
+    return places
 
-def _check_files(files, folder, skip):
+def _all_there(place): return all(map(os.path.lexists, [place] if isinstance(place, str) else place))
+
+def _in_the_likeliest(folders, values):
+    "Paths of the files that a column names, below that of the folders where most are there; and that folder."
+    found = []
+    for folder in folders:
+        places = _places(folder, values)
+        there = sum(place is not None and _all_there(place) for place in places)
+        found.append((there, places, folder))
+        if there == len(places) - places.count(None): break
+    _, places, folder = max(found, key=lambda each: each[0])
+    return places, folder
+
+def _check_files(places, folders, skip, what="files", must=True):
     "Files that a table names must be there, unless those that are not may be left out."
     absent = []
-    for row, file in enumerate(files, 1):
-        if file is None: absent.append(f"row {row}: no file named")
-        elif not os.path.lexists(file): absent.append(f"row {row}: {file}")
-    if absent and (not skip or None in files):
-        n = len(absent)
-        raise ImageSetError(f"{n} files of the table are not in {folder}:\n" + listing(absent))
-    _refuse_twice(files)
+    for row, place in enumerate(places, 1):
+        if place is None: absent += [f"row {row}: no file named"] * must
+        elif not _all_there(place): absent.append(f"row {row}: {place}")
+    if absent and (not skip or must and None in places):
+        n, where = len(absent), " or ".join(map(str, folders))
+        raise ImageSetError(f"{n} {what} of the table are not in {where}. Say folder= where they lie:\n"
+                            + listing(absent))
+
+# %% ../../nbs/data/04_images.ipynb #f9c378ee
+def _united(columns):
+    "One row for each file of a table that names a file once for each of its masks."
+    by_file, masks = {}, columns["masks"]
+    for i, file in enumerate(columns["files"]): by_file.setdefault(file, []).append(i)
+    if masks is None or len(by_file) == len(masks): return columns
+    for rows in by_file.values():
+        said = {(_word(columns["presence"][i]), columns["source"] and columns["source"][i]) for i in rows}
+        if len(said) > 1 or len(rows) > 1 and None in [masks[i] for i in rows]: return columns
+    united = _rows_of(columns, [rows[0] for rows in by_file.values()])
+    lists = [[masks[i] if isinstance(masks[i], list) else [masks[i]] for i in rows] for rows in by_file.values()]
+    return united | {"masks": [None if parts == [[None]] else sum(parts, []) for parts in lists]}
 
 # %% ../../nbs/data/04_images.ipynb #dd81e2a4
 def from_table(
     table,  # a CSV file, or a DataFrame
-    folder=".",  # where the files of the table lie
+    folder=None,  # where the files of the table lie; None: where the table lies, or here
     file: str = "file",  # column of image files
     presence: str = "presence",  # column that says whether the object is in the image
     source: str = "source",  # column of sources, if there is one of that name
-    mask: str = "mask",  # column of mask files, if there is one of that name; empty where there is none
+    mask: str = "mask",  # column of mask files, if there is one; several by ';', or in several rows; empty: none
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
     "An image set from a table with a row for each image."
-    rows = _read_table(table)
+    rows = _read_table(table, (file, presence, source, mask))
     for column in (file, presence):
         if column in rows: continue
         known = ", ".join(map(repr, rows))
         raise ImageSetError(f"The table has no column {column!r}; it has {known}")
-    files = _places(folder, rows[file])
-    _check_files(files, folder, options.get("on_bad") == "skip")
-    masks = _places(folder, rows[mask]) if mask in rows else []
-    names = [str(name) for name in rows[file]]
-    return from_files(files, rows[presence], rows.get(source), masks if any(masks) else None, names, **options)
+    skip, folders = options.get("on_bad") == "skip", [folder] if folder is not None else _folders_near(table)
+    files, _ = _in_the_likeliest(folders, rows[file])
+    _check_files(files, folders, skip)
+    masks, _ = _in_the_likeliest(folders, rows[mask] if mask in rows else [])
+    _check_files(masks, folders, skip, "masks", must=False)
+    columns = _united({"files": files, "presence": rows[presence], "source": rows.get(source),
+                       "masks": masks if any(masks) else None, "names": [str(name) for name in rows[file]]})
+    _refuse_twice(columns["files"])
+    return from_files(**columns, **options)
+
+def _folders_near(table):
+    "Where the files of a table may lie: beside it, or in the working directory."
+    return [os.path.dirname(os.path.abspath(table)), "."] if isinstance(table, (str, os.PathLike)) else ["."]
 
 def from_globs(
     root,  # a folder
@@ -635,6 +749,7 @@ def from_globs(
     "An image set from one folder tree, with a pattern for each class."
     skipped = [] if options.get("on_bad") == "skip" else None
     names = [find_images(root, objects, skipped), find_images(root, backgrounds, [])]  # with the same complaints
+    names = _without_masks([root, root], names)
     masks = None if mask is None else [mask(Path(os.path.join(root, name))) for name in names[0]]
     return _from_two([root, root], names, source, masks, names[0] + names[1], skipped, options)
 
@@ -650,15 +765,17 @@ def _column(file, name, n):
         raise ImageSetError(f"{what} cannot be read, so the file is damaged or cut short ({error})") from None
     return np.array([value.decode() for value in values]) if values.dtype.kind in "OS" else values
 
-def _hdf5_masks(path, name, reading, images):
-    "The store of masks that lies beside a store of images."
+def _hdf5_masks(path, name, reading, images, labels, ignore):
+    "The store of masks that lies beside a store of images, and what their values mean."
     reading = Reading(crop=reading.crop, resize=reading.resize, nearest=True, check=False)
     masks = HDF5Store(path, name, 1, reading)
     n, n_images, size, size_images = masks.shape[0], images.shape[0], _size(masks), _size(images)
     if (n, *masks.shape[2:]) != (n_images, *images.shape[2:]):
         raise ImageSetError(f"{path}: data set {name!r} has {n} masks of {size} for {n_images} images of {size_images}"
                             "; expected one of the same size for each")
-    return masks
+    some = attempt(lambda: masks.read(np.unique(np.linspace(0, n - 1, min(24, n)).astype(int))))
+    some = [] if isinstance(some, ImageSetError) else some
+    return masks, _understand([(mask, False) for mask in some if mask.any()], labels, ignore)
 
 # %% ../../nbs/data/04_images.ipynb #854c001b
 def from_hdf5(
@@ -674,6 +791,7 @@ def from_hdf5(
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle of each
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
+    mask_ignore=None,  # which values of a mask no metric counts; None: by custom, such as 255 beside 1; []: none
     on_bad: str = "error",  # 'error', or 'skip'
     lazy: bool | None = None,  # read when used; None: sets of more than 5,000 images or 128 MB
     progress: bool = True,  # show a bar, if it takes longer than a second
@@ -687,10 +805,10 @@ def from_hdf5(
     rows = [f"{path}: {presence}[{i}]" for i in range(n)]
     there, unclear = _as_presence(columns.pop("presence"), rows, on_bad)
     index = None if len(there) == n else np.array(list(there), np.int64)
-    mask_store = None if masks is None else _hdf5_masks(path, masks, reading, store)
-    labels = None if mask_labels is None else tuple(mask_labels)
+    mask_store, values = None, _MaskValues()
+    if masks is not None: mask_store, values = _hdf5_masks(path, masks, reading, store, mask_labels, mask_ignore)
     return open_set(store, list(there.values()), as_normalization(normalization), on_bad, lazy, progress,
-                    mask_store, labels, index, skipped=tuple(unclear), **columns)
+                    mask_store, values, index, skipped=tuple(unclear), **columns)
 
 # %% ../../nbs/data/04_images.ipynb #1d4ce7c8
 def from_dataset(

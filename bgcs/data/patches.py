@@ -14,7 +14,8 @@ from .checks import check_choice, check_whole
 from .files import ImageSetError, change_size, channels_first, image_info, listing, read_image
 from .images import ImageSet, open_set
 from .intensity import as_normalization
-from .stores import MaskLabels, Reading, all_good, attempt, digest, without_alpha
+from .stores import Reading, all_good, attempt, digest
+from .truth import _MaskValues, _as_values, _read_exactly, _shown
 
 # %% auto #0
 __all__ = ['sliding_places', 'random_places', 'window_share', 'Side', 'sonar_sides', 'cut_patches', 'blending_window']
@@ -359,12 +360,11 @@ class _Pixels:
 @dataclass(frozen=True)
 class _Marks:
     "How a label raster, or an array of bool, is opened: 1 where the object is."
-    labels: tuple | None
+    values: _MaskValues
 
     def __call__(self, source):
-        raster = source if isinstance(source, np.ndarray) else read_image(source, color="index")
-        raster = raster if raster.ndim == 3 else raster[None]
-        return MaskLabels(self.labels)(without_alpha(raster)[None])[0].numpy().astype(np.uint8)
+        if not isinstance(source, np.ndarray): return self.values(_read_exactly(source, self.values))
+        return self.values(_shown(source if source.ndim == 3 else source[None]))
 
     def finish(self, patch, shape, dtype):
         return change_size(np.ascontiguousarray(patch), resize=shape[1:], nearest=True)
@@ -426,7 +426,7 @@ class _Opened:
     "How large images and what is marked in them are opened."
     color: str | None
     boxed: bool  # marks are boxes, not rasters
-    label_values: tuple | None
+    values: _MaskValues
     exclude_values: tuple
     invalid: object
     regions: object
@@ -435,19 +435,19 @@ class _Opened:
         "What is marked in an image of this shape, as a raster `(1, h, w)` of labels."
         if self.boxed: return _box_raster(np.asarray(mark), shape)[None].astype(np.uint8)
         if mark is None: return np.zeros((1, *shape), np.uint8)
-        raster = read_image(mark, color="index") if isinstance(mark, (str, os.PathLike)) else np.asarray(mark)
+        raster = _read_exactly(mark, self.values) if _is_path(mark) else np.asarray(mark)
         raster = raster[None] if raster.ndim == 2 else raster
         if raster.shape[1:] != tuple(shape):
             raise ImageSetError(f"is {shape[0]}×{shape[1]}, and its labels {raster.shape[1]}×{raster.shape[2]}; "
                                 "expected the same size")
-        return without_alpha(raster)
+        return _shown(raster)
 
     def places(self, image, mark, wanted, rng):
         "Number of channels and type of an image, and places `(p, 5)` of its object and its background-only patches."
         pixels = _Pixels(self.color)(channels_first(image) if isinstance(image, np.ndarray) else image)
         h, w = pixels.shape[1:]
         raster = self.raster(mark, (h, w))
-        marked = _Marks(self.label_values)(raster)[0] > 0
+        marked = _Marks(self.values)(raster)[0] > 0
         excluded = np.isin(raster, self.exclude_values).any(0)
         masks = (marked, _invalid(pixels, self.invalid), excluded)
         sides = [Side("whole", (0, w), False)]
@@ -505,7 +505,7 @@ def _stores(images, marks, which, places, names, opened, shape, dtype):
     sources = [channels_first(image) if isinstance(image, np.ndarray) else image for image in images]
     pixels = _PatchStore(sources, which, places, names, _Pixels(opened.color), shape, dtype)
     if opened.boxed or not all(map(_is_path, marks)): marks = _rasters(sources, marks, set(which.tolist()), opened)
-    masks = _PatchStore(marks, which, places, names, _Marks(opened.label_values), (1, *shape[1:]), np.uint8)
+    masks = _PatchStore(marks, which, places, names, _Marks(opened.values), (1, *shape[1:]), np.uint8)
     return pixels, masks, any(isinstance(thing, np.ndarray) for thing in [*images, *marks])
 
 def _rasters(sources, marks, needed, opened):
@@ -560,7 +560,8 @@ def cut_patches(
     marks = boxes if labels is None else labels
     _check_lengths(images, {"labels or boxes": marks, "source": source})
     wanted = _Cut(size, n_objects, n_backgrounds, stride, tuple(object_share), max_invalid)
-    values = None if label_values is None else tuple(label_values)
+    label_values = _as_values("label_values", label_values)
+    values = _MaskValues(label_values, levels=tuple(sorted({0, 255, *(label_values or ()), *exclude_values})))
     opened = _Opened(color, labels is None, values, tuple(exclude_values), invalid, regions)
     names = [f"image {k}" if isinstance(image, np.ndarray) else os.fspath(image) for k, image in enumerate(images)]
     cut, problems = _find_patches(images, marks, names, opened, wanted, random_state, progress)

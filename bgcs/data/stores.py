@@ -219,7 +219,7 @@ class LazyImages:
     "Images in a store, like a tensor `(n, c, h, w)` float32 in [0, 1] of which only what is indexed is read."
     def __init__(self,
         store,  # a store
-        transform,  # of raw images to a tensor: a `Normalization`, or a `MaskLabels`
+        transform,  # of raw images to a tensor: a `Normalization`, or what marks a mask
         index: np.ndarray | None = None,  # `(n,)` which images of the store; None: all
     ):
         self.store, self.transform = store, transform
@@ -266,22 +266,6 @@ class LazyImages:
     def __repr__(self):
         size, store = "×".join(map(str, self.shape)), type(self.store).__name__
         return f"LazyImages({size}, {self.transform}, from {self.store.dtype} in {store})"
-
-# %% ../../nbs/data/03_stores.ipynb #970675ba
-def without_alpha(
-    raster: np.ndarray,  # `(c, h, w)` of a mask or label image
-) -> np.ndarray:  # `(c, h, w)` or `(c - 1, h, w)`
-    "A label image without its transparency, which is the last channel of 2 or 4."
-    return raster[:-1] if len(raster) in (2, 4) else raster
-
-@dataclass(frozen=True)
-class MaskLabels:
-    "Which values of a mask file mean the object."
-    labels: tuple | None = None  # those values; None: all but 0
-
-    def __call__(self, raw):
-        marked = (raw != 0) if self.labels is None else np.isin(raw, self.labels)
-        return torch.from_numpy(marked).any(1, keepdim=True)
 
 # %% ../../nbs/data/03_stores.ipynb #e7c6f4eb
 def open_hdf5(
@@ -444,6 +428,7 @@ def _remedies(forms):
 
 def _mixed(others, form, n_form):
     "The message about images of several forms; `others` has `(index, name, complaint)` of each image, by form."
+    if len(others) > 7: return _many_kinds(others, form, n_form)
     usual, remedies = _describe_form(*form), _remedies([form, *others])
     lines = [f"{usual}: {n_form} images"]
     for other, members in sorted(others.items(), key=lambda item: -len(item[1])):
@@ -451,6 +436,22 @@ def _mixed(others, form, n_form):
         lines.append(f"{looks}: {n} images, such as {example}")
     return ("Images differ in size, channels or type:\n" + listing(lines) +
             f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind.")
+
+def _many_kinds(others, form, n_form):
+    "The message where images have so many forms that a list of them would be a page; what to do comes first."
+    members = [(shape, name) for (shape, _), found in others.items() for _, name, _ in found]
+    sizes = np.array([shape[1:] for shape, _ in members] + [form[0][1:]] * n_form)
+    if n_form: members.append((form[0], f"{n_form} images"))
+    height, width = np.median(sizes, 0).astype(int)
+    remedies = _remedies([((form[0][0], height, width), form[1]), *others])
+    usual = max([(n_form, form), *((len(found), other) for other, found in others.items())], key=lambda kind: kind[0])
+    n, looks, total, kinds = usual[0], _describe_form(*usual[1]), len(sizes), len(others) + bool(n_form)
+    least, *_, most = sorted(members, key=lambda member: member[0][1] * member[0][2])
+    (low, small), (high, large) = least, most
+    lines = [f"smallest: {low[1]}×{low[2]}, {small}", f"median: {height}×{width}",
+             f"largest: {high[1]}×{high[2]}, {large}", f"most frequent: {looks}, {n} images"]
+    return (f"Images differ in size, channels or type: say {remedies} to bring them to one.\n"
+            f"{total} images are of {kinds} kinds:\n" + listing(lines))
 
 # %% ../../nbs/data/03_stores.ipynb #764de298
 class _Problems:

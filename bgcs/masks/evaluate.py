@@ -10,7 +10,7 @@ import io
 import torch
 from PIL import Image
 
-from ..data.images import ImageSet, plot_images
+from ..data.images import ImageSet, _true_masks, plot_images
 
 # %% auto #0
 __all__ = ['mask_metrics', 'evaluate', 'plot_masks', 'png_bytes']
@@ -20,19 +20,21 @@ def mask_metrics(
     masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1]
     truth: torch.Tensor,  # `(n, 1, h, w)` bool or 0/1
     threshold: float = 0.5,  # at and above which a pixel counts as object
+    ignored: torch.Tensor | None = None,  # `(n, 1, h, w)` bool: pixels that don't count; None: all count
 ) -> dict[str, float]:  # 'iou', 'ap', 'f1', each in [0, 1]
-    "Foreground IoU, average precision and F1, pooled over all pixels."
+    "Foreground IoU, average precision and F1, pooled over all pixels that count."
     from torchmetrics.functional import classification as metrics
     if masks.shape != truth.shape:
         one, other = tuple(masks.shape), tuple(truth.shape)
         raise ValueError(f"masks have shape {one} and true masks {other}; expected the same")
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
-    truth = truth.flatten().long()
+    counts = torch.ones_like(truth, dtype=torch.bool) if ignored is None else ~ignored
+    masks, truth = masks[counts], truth[counts].long()
     if not truth.any(): raise ValueError("the true masks mark no pixel, so IoU and AP are undefined")
-    found = (masks.flatten() >= threshold).long()
+    found = (masks >= threshold).long()
     return {
         "iou": float(metrics.binary_jaccard_index(found, truth)),
-        "ap": float(metrics.binary_average_precision(masks.flatten().float(), truth)),
+        "ap": float(metrics.binary_average_precision(masks.float(), truth)),
         "f1": float(metrics.binary_f1_score(found, truth)),
     }
 
@@ -60,10 +62,11 @@ def evaluate(
     if len(masks) != len(objects):
         raise ValueError(f"{len(masks)} masks for {len(objects)} object images; predict on data.objects")
     images, truth = objects.images[:], objects.masks[:]
-    otsu = mask_metrics(_otsu_masks(images).float(), truth)
-    otsu["ap"] = mask_metrics(images.mean(1, keepdim=True), truth)["ap"]
+    ignored = None if objects.ignored is None else objects.ignored[:]
+    otsu = mask_metrics(_otsu_masks(images).float(), truth, ignored=ignored)
+    otsu["ap"] = mask_metrics(images.mean(1, keepdim=True), truth, ignored=ignored)["ap"]
     floor = {f"otsu_{name}": value for name, value in otsu.items()}
-    return mask_metrics(masks, truth, threshold) | floor
+    return mask_metrics(masks, truth, threshold, ignored) | floor
 
 # %% ../../nbs/masks/03_evaluate.ipynb #d1bb7f68
 def plot_masks(
@@ -73,10 +76,10 @@ def plot_masks(
     n: int = 12,  # images to show, spread evenly over the set
     size: float = 0.8,  # inches a picture
 ):  # a matplotlib figure
-    "Images above, their soft masks, the masks at the threshold, and the true masks where there are any."
+    "Images above, their soft masks, the masks at the threshold, and the true masks, grey where pixels don't count."
     pick = torch.linspace(0, len(data) - 1, min(n, len(data))).long()
     rows = [data.images[pick], masks[pick], (masks[pick] >= threshold).float()]
-    if data.masks is not None: rows.append(data.masks[pick].float())
+    if data.masks is not None: rows.append(_true_masks(data[pick]))
     channels = data.shape[0]
     pictures = [row if row.shape[1] == channels else row.expand(-1, channels, -1, -1) for row in rows]
     return plot_images(torch.cat(pictures), columns=len(pick), size=size)

@@ -33,7 +33,7 @@ from ..data.checks import listed
 from ..data.datasets import outside_fan
 from ..data.describe import describe
 from ..data.files import find_images
-from ..data.images import ImageSet
+from ..data.images import ImageSet, _true_masks
 from ..data.patches import sonar_sides
 from ..data.splits import Splits
 from ..training.checkpoints import replace_file
@@ -334,7 +334,7 @@ class _Watch:
         "Images, their masks, and true masks where there are any."
         masks = segmenter.predict(self.images)
         segmenter.train()
-        true = [] if self.images.masks is None else [self.images.masks.float()]
+        true = [] if self.images.masks is None else [_true_masks(self.images)]
         return [self.images.examples(len(self.images)), masks, *true]
 
 def _grid(rows):

@@ -84,7 +84,8 @@ _OWN = {"folders": from_folders, "table": from_table, "globs": from_globs, "hdf5
 SETS = _GENERATED | {cls.__name__: cls for cls in PUBLISHED} | _OWN
 
 # options of `from_files`, which reads what folders, tables and patterns name
-_READING = ("normalization", "color", "crop", "resize", "dtype", "pages", "mask_labels", "on_bad", "lazy")
+_READING = ("normalization", "color", "crop", "resize", "dtype", "pages", "mask_labels", "mask_ignore", "on_bad",
+            "lazy")
 
 def set_options(
     name: str,  # one of `SETS`
@@ -129,7 +130,6 @@ class Data:
         _check_names(self.set, self.options, known)
         typed = {name: _as_typed(f"data.{name}", value, known[name][0]) for name, value in self.options.items()}
         if "standin" in known: typed["root"] = typed.get("root") or os.environ.get("BGCS_DATA", "data")
-        if "folder" in known: typed["folder"] = typed.get("folder") or "."
         object.__setattr__(self, "options", _with_whole_paths(typed))
         for name in ("val", "test"):
             share = typed.get(name, 0.15)

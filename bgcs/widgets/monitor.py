@@ -34,7 +34,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from ..data.checks import check_whole, listed
-from ..data.images import ImageSet
+from ..data.images import ImageSet, _true_masks
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
@@ -365,8 +365,9 @@ class _Watched:
         segmenter.train()
         rows = [self.images.images[:], masks]
         if truth is None: return _watched_picture(rows), None
-        truth = truth[:].float()
-        return _watched_picture([*rows, truth]), float(mask_iou(harden(masks, 0.5), truth).mean())
+        counts = 1 if self.images.ignored is None else (~self.images.ignored[:]).float()
+        found = mask_iou(harden(masks, 0.5) * counts, truth[:].float())
+        return _watched_picture([*rows, _true_masks(self.images)]), float(found.mean())
 
 def _some_of(
     objects: ImageSet,
