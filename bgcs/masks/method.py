@@ -27,6 +27,7 @@ from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_cluster
 from .criteria import Verdict, _judge, _last_best, _verdict_in_words
 from .witness import train_witness
 from ..objective.batches import PairImages, Pairs, _check_clusters
+from ..objective.labels import LabelledImages, Labels
 from ..training.checkpoints import check_weights, read_checkpoint, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, kept_memory, loader_of
 
@@ -84,8 +85,8 @@ _TOO_LITTLE = (
     "larger share, or held_out=None to say that this is meant."
 )
 
-def _set_aside(data, clusters, held_out, random_state, steps):
-    "What to train on, with the numbers of these images, and what to choose by."
+def _set_aside(data, clusters, held_out, random_state, steps, labelled=()):
+    "What to train on, with the numbers of these images, and what to choose by: no image that has labels."
     everything = data, clusters, torch.arange(len(data))
     if held_out is None: return *everything, None
     if isinstance(held_out, HeldOut):
@@ -93,6 +94,7 @@ def _set_aside(data, clusters, held_out, random_state, steps):
         few = f"no cluster has more than {held_out.most} held-out object images to compare"
         raise ValueError(f"{few}; judging needs {FOLDS}: hold out more images, or use fewer clusters")
     aside = held_out_images(data, held_out, random_state)
+    aside[list(labelled)] = False
     judged = judged_clusters(data.presence[aside], clusters[aside])
     if judged is None:
         warnings.warn(_TOO_LITTLE.format(share=held_out, FOLDS=FOLDS), stacklevel=4)
@@ -119,9 +121,10 @@ def _flat(settings):
         else: found[name] = value
     return found
 
-def _identity(data, clusters, settings, schedule):
+def _identity(data, clusters, settings, schedule, labelled=None):
     "What must be the same for a training to go on."
-    return _flat(settings) | schedule | {
+    labels = {} if labelled is None else {"labels": labelled.digest()}
+    return _flat(settings) | schedule | labels | {
         "normalization": str(data.normalization),
         "number of images": len(data),
         "content of the images": _content(data),
@@ -228,6 +231,9 @@ class _Fits(_Prepares):
         *,
         clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given
         held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
+        masks=None,  # true masks of some images, by their number in `data`; see `bgcs.objective.labels.Labels`
+        boxes=None,  # boxes of some images, by number
+        scribbles=None,  # scribbles on some images, by number
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
         callbacks=(),  # Lightning callbacks, such as `TrainingMonitor`
         progress: bool = True,  # show a bar
@@ -239,11 +245,15 @@ class _Fits(_Prepares):
             kind = type(self).__name__
             raise ValueError(f"steps={steps}; a {kind} learns at once, so give no steps")
         if steps is None: steps = self.default_steps or 0
-        given = {"clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
+        labels = Labels(masks or {}, boxes or {}, scribbles or {})
+        given = {"labels": labels, "clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
         return self._fit(data, clusters, steps, rounds, {}, **given, progress=progress, **training)
 
-    def _fit(self, data, clusters, steps, rounds, own, *, clusterer, held_out, folder, callbacks, progress, **training):
+    def _fit(self, data, clusters, steps, rounds, own, *,
+        labels, clusterer, held_out, folder, callbacks, progress, **training,
+    ):
         "`fit`, with what the schedule holds of the method's `own`."
+        self._check_labels(labels, data)
         if self.default_steps is not None: check_whole("steps", steps, 1)
         check_whole("rounds", rounds, 1)
         self._take_channels(data.shape[0])
@@ -252,8 +262,10 @@ class _Fits(_Prepares):
         share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
         if isinstance(held_out, ImageSet): held_out = self._judges(held_out)
         schedule = {"steps": steps, "rounds": rounds, **own, "held_out": share}
-        identity = None if folder is None else _identity(data, clusters, self.settings, schedule)
-        part, labels, numbers, held_out = _set_aside(data, clusters, held_out, self.random_state, steps or 800)
+        self._labelled = LabelledImages(data.images[torch.tensor(labels.images)], labels) if len(labels) else None
+        identity = None if folder is None else _identity(data, clusters, self.settings, schedule, self._labelled)
+        apart = held_out, self.random_state, steps or 800, labels.images
+        part, labels, numbers, held_out = _set_aside(data, clusters, *apart)
         self.history_, self.threshold_ = [], 0.5
         self._best = None if held_out is None else _BestRound(held_out)
         if self.default_steps is None: self._learn_at_once(part, labels, progress)
@@ -263,6 +275,13 @@ class _Fits(_Prepares):
             self._take_steps(loader, part, labels, folder, identity, settings)
         self._finish(data, schedule, held_out, callbacks)
         return self
+
+    def _check_labels(self, labels, data):
+        labels.check(len(data), data.shape[1:])
+        if not len(labels) or self.takes_labels: return
+        kind = type(self).__name__
+        can = ", ".join(name for name in METHODS if method_class(name).takes_labels)
+        raise ValueError(f"a {kind} learns from presence alone, and labels are given; these take labels: {can}")
 
     def _take_steps(self, loader, part, labels, folder, identity, settings):
         from bgcs.training.loop import train
@@ -389,7 +408,8 @@ class Method(_Fits, _Predicts, _Saves):
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words
-    needs: frozenset[str] = frozenset({"presence"})  # or 'backgrounds': then object images are not looked at
+    needs: frozenset[str] = frozenset({"presence"})  # or 'backgrounds': then object images are not looked at; or 'labels'
+    takes_labels = False  # whether it learns from masks, boxes and scribbles, where some are given
     batch_size = 32  # object images of a batch, and as many background-only ones
     _file, _called, _version = "method.safetensors", "method", 1
     net: nn.Module | None  # made when the number of channels is known
@@ -405,7 +425,7 @@ class Method(_Fits, _Predicts, _Saves):
         self.settings, self.random_state = settings, settings["random_state"]
         self.threshold_, self.history_, self.card_ = 0.5, [], None
         self.normalization_: Normalization | None = None
-        self.clusterer_ = self.net = None
+        self.clusterer_ = self.net = self._labelled = None
         if settings["channels"] is not None: self._make()
 
     def _build(self, channels): "Make `net`."; raise NotImplementedError

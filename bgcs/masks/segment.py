@@ -23,6 +23,7 @@ from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
 from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
 from ..objective.terms import _recompose
+from ..objective.labels import Labels, label_loss
 from ..training.learner import gather, loader_of
 
 # %% auto #0
@@ -127,6 +128,11 @@ class _Parts(_MaskNetwork):
         ours, real = (gather(composites), gather(batch["targets"])), (batch["real"], batch["real_clusters"])
         return conditional_divergence(distances, *ours, *real, shared)
 
+    def _labels(self, own):
+        "Some of the images that have labels, and what is known of their pixels."
+        images, known, boxes = self._labelled.deal(12, own, self.objective.flip)
+        return images, lambda logits: label_loss(logits, known, boxes)
+
     def _mosaics(self, batch, n, own):
         "Mosaics of backgrounds and of object images that have such backgrounds, and what is asked of their logits."
         o, some = self.objective, self._some(batch, n, own)
@@ -176,8 +182,10 @@ class _Losses(_Parts):
     def _terms(self, batch, shared, own):
         "Of each term of the present phase the weight, and a function that gives images and the loss of their logits."
         o = self.objective
-        if self.phase == "opening": return self._terms_of_opening(batch, own, 1.0, o.mosaic_images)
+        labels = {} if self._labelled is None else {"labels": (o.label_weight, lambda: self._labels(own))}
+        if self.phase == "opening": return self._terms_of_opening(batch, own, 1.0, o.mosaic_images) | labels
         return {
+            **labels,
             **self._terms_of_composites(batch, shared, own),
             **self._terms_of_opening(batch, own, o.opening_weight, o.mosaic_images // 2),
         }
@@ -221,6 +229,9 @@ class _Fits(_Losses):
         rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
         *,
         batches: Batches = Batches(),  # what a batch holds
+        masks=None,  # true masks of some images, by their number in `data`; see `bgcs.objective.labels.Labels`
+        boxes=None,  # boxes of some images, by number
+        scribbles=None,  # scribbles on some images, by number
         clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given
         held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
         folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
@@ -232,7 +243,8 @@ class _Fits(_Losses):
         """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
         self._batches, self._compiling = batches, compile
-        given = {"clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
+        labels = Labels(masks or {}, boxes or {}, scribbles or {})
+        given = {"labels": labels, "clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
 
     def _loader(self, part, labels, numbers, per_epoch):
@@ -259,7 +271,7 @@ class Segmenter(_Fits):
     images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
     images were held out to judge by.
     """
-    name, title = "divergence", "composites, mosaics and anomalies (bgcs)"
+    name, title, takes_labels = "divergence", "composites, mosaics and anomalies (bgcs)", True
     _file, _called, _format = "segmenter.safetensors", "segmenter", "bgcs.Segmenter/7"
 
     def __init__(self,
