@@ -16,10 +16,10 @@ import torch
 
 from .checks import check_choice, check_whole, listed
 from .files import ImageInfo, ImageSetError, find_images, image_info, listing
-from .files import change_size, channels_first, read_image
+from .files import change_size, channels_first, fill_unseen, read_image
 from .intensity import Normalization, as_normalization
 from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, MaskLabels, Reading, pack
-from .stores import _read_all, attempt, dataset_of, open_hdf5, without_alpha
+from .stores import _HDF5_ERRORS, _read_all, _why_not_read, attempt, dataset_of, open_hdf5, stacked, without_alpha
 
 # %% auto #0
 __all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'MaskStore', 'from_files', 'from_folders', 'from_table',
@@ -154,7 +154,7 @@ def _in_memory(data, progress):
     parts = {name: [] for name in stores}
     def write(batch):
         for name, images in batch.items():
-            if images: parts[name].append(transforms[name](np.stack(images)))
+            if images: parts[name].append(transforms[name](stacked(images)))
     index, check = data.images.index, _check_of(data)
     kept, skipped = _read_all(stores, write, data.on_bad, progress, indices=index, check=check)
     whole = {name: torch.cat(batches) for name, batches in parts.items()}
@@ -277,8 +277,9 @@ def _as_raw(
                             "Resize or crop them to one size first.")
     if array.dtype.kind not in "buif":
         raise ImageSetError(f"{name} have dtype {array.dtype}; expected real numbers (of complex ones, the magnitude).")
-    try: return channels_first(array, True, channel_axis)
+    try: array = channels_first(array, True, channel_axis)
     except ImageSetError as error: raise ImageSetError(f"{name}: {error}") from None
+    return stacked([fill_unseen(image) for image in array]) if np.ma.is_masked(array) else np.ma.getdata(array)
 
 def _size(images): return "×".join(map(str, images.shape[1:]))
 
@@ -345,7 +346,7 @@ def open_set(
 class _CheckedArrays(ArrayStore):
     "Object images and background-only images, checked as they are read."
     def __init__(self, x, b):
-        super().__init__(np.concatenate([x, b]))
+        super().__init__(np.ma.concatenate([x, b]) if np.ma.isMA(x) or np.ma.isMA(b) else np.concatenate([x, b]))
         self.n_objects = len(x)
 
     def name(self, i):
@@ -454,7 +455,7 @@ class MaskStore(FileStore):
     def _one(self, i):
         if self.paths[i] is None: return np.zeros(self.shape[1:], self.dtype)
         page = self._page(i)
-        mask = read_image(self.paths[i], None if page == "channels" else page, color="index")
+        mask = read_image(self.paths[i], None if page == "channels" else page, color="index", like=self.image_paths[i])
         _check_mask(mask, image_info(self.image_paths[i]))
         marked = MaskLabels(self.labels)(without_alpha(mask)[None])[0].numpy().astype(np.uint8)
         return change_size(marked, self.reading.crop, self.reading.resize, nearest=True)
@@ -646,8 +647,7 @@ def _column(file, name, n):
     if dataset.shape != (n,):
         raise ImageSetError(f"{what} has shape {dataset.shape}; expected ({n},), one entry for each image")
     try: values = dataset[:]
-    except OSError as error:
-        raise ImageSetError(f"{what} cannot be read, so the file is damaged or cut short ({error})") from None
+    except _HDF5_ERRORS as error: raise ImageSetError(f"{what} " + _why_not_read(error, dataset)) from None
     return np.array([value.decode() for value in values]) if values.dtype.kind in "OS" else values
 
 def _hdf5_masks(path, name, reading, images):
