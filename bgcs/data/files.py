@@ -8,11 +8,15 @@ from __future__ import annotations
 import errno
 import fnmatch
 import io
+import logging
 import os
 import re
+import struct
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +98,25 @@ def _refuse_bombs(pixels):
         "If it is right, raise PIL.Image.MAX_IMAGE_PIXELS"
     )
 
+def _refuse_hollow(path, declared):
+    "Refuse a file that declares so many bytes of pixels, and holds almost none."
+    size = os.path.getsize(path)
+    if Image.MAX_IMAGE_PIXELS is None or declared <= max(2 ** 27, 2000 * size): return
+    much, little = declared / 1e6, size / 1e6
+    raise ImageSetError(f"declares {much:,.0f} MB of pixels in a file of {little:.2g} MB, so it is damaged, or a "
+                        "decompression bomb. If it is right, set PIL.Image.MAX_IMAGE_PIXELS to None")
+
+# %% ../../nbs/data/01_files.ipynb #d8fe387b
+class _Bounded(io.BufferedReader):
+    "A file from which no more is read than it holds."
+    def __init__(self, path):
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, n=-1):
+        left = max(0, self.size - self.tell())
+        return super().read(left if n is None or n < 0 else min(n, left))
+
 # %% ../../nbs/data/01_files.ipynb #52719a48
 def channels_first(
     array: np.ndarray,  # one image `(h, w)`, `(h, w, c)` or `(c, h, w)`, or several with one more axis in front
@@ -147,9 +170,39 @@ def _tiff_layout(series):
 
 def _has_palette(page): return page.photometric.name == "PALETTE" and page.colormap is not None
 
-def _tiff_info(path):
+@lru_cache(1024)
+def _leads_back(path, size, changed):
+    "Whether the chain of pages of a TIFF never ends; size and time tell files of one name apart."
+    with open(path, "rb") as file:
+        head, met = file.read(16), set()
+        order, big = {b"II": "<", b"MM": ">"}.get(head[:2], "<"), 43 in head[2:4]
+        entry, count, place = (20, "Q", "Q") if big else (12, "H", "I")
+        at = struct.unpack_from(order + place, head.ljust(16, b"\0"), 8 if big else 4)[0]
+        while 0 < at < size:
+            if at in met: return True
+            met.add(at)
+            file.seek(at)
+            n = file.read(struct.calcsize(count))
+            if len(n) < struct.calcsize(count): break
+            file.seek(entry * struct.unpack(order + count, n)[0], 1)
+            following = file.read(struct.calcsize(place))
+            if len(following) < struct.calcsize(place): break
+            at = struct.unpack(order + place, following)[0]
+    return False
+
+@contextmanager
+def _open_tiff(path):
+    "A TIFF; what tifffile would print about odd tags stays unsaid, unless somebody listens to its log."
     import tifffile
-    with tifffile.TiffFile(path) as file:
+    state = os.stat(path)
+    if _leads_back(path, state.st_size, state.st_mtime_ns):
+        raise ImageSetError("has pages that lead back to each other, so it is damaged. Copy it again")
+    log = logging.getLogger("tifffile")
+    if not log.handlers: log.addHandler(logging.NullHandler())
+    with _Bounded(path) as file, tifffile.TiffFile(file) as tiff: yield tiff
+
+def _tiff_info(path):
+    with _open_tiff(path) as file:
         images = _series_of(file)[0]
         first = _first_page(images[0])
         axes, shape, _, pages = _tiff_layout(images[0])
@@ -157,6 +210,7 @@ def _tiff_info(path):
         size, dtype = dict(zip(axes, shape)), str(images[0].dtype)
         channels = size.get("S", 1) * size.get("C", 1)
         if _has_palette(first): channels, dtype = 3, "uint8"
+        if first.is_tiled: _refuse_hollow(path, first.tilewidth * first.tilelength * first.tiledepth * channels)
         georeference = dict(first.geotiff_tags or {}) or None
         return ImageInfo(channels, size.get("Y", 1), size.get("X", 1), dtype, pages, georeference=georeference)
 
@@ -175,15 +229,22 @@ def _orientation(file): return file.getexif().get(0x0112, 1)
 
 def _frames(file): return getattr(file, "n_frames", 1) if file.format in _ANIMATED else 1
 
+def _true_mode(file):
+    "The mode in which an image is read: a GIF, which has nothing but palettes, in grey or in colours."
+    if file.format != "GIF" or file.mode != "P": return file.mode
+    red, green, blue = np.reshape(file.getpalette("RGB"), (-1, 3)).T
+    return "L" if (red == green).all() and (green == blue).all() else "RGB"
+
 def _pillow_info(path):
-    with Image.open(path) as file:
+    with _Bounded(path) as raw, Image.open(raw) as file:
         width, height = file.size
         if _orientation(file) in (5, 6, 7, 8): width, height = height, width
-        with open(path, "rb") as raw: content = raw.read(8192)
+        with open(path, "rb") as start: content = start.read(8192)
         dtype = _PILLOW_DTYPES.get(file.mode, "uint8")
         if _is_deep(content, file) or file.mode.startswith("I;16"): dtype = "uint16"
         if _netpbm_header(content): dtype = "uint16"
-        return ImageInfo(len(file.getbands()), height, width, dtype, _frames(file), mode=file.mode)
+        mode = _true_mode(file)
+        return ImageInfo(Image.getmodebands(mode), height, width, dtype, _frames(file), mode=mode)
 
 def _netpbm_header(content):
     "Channels, height, width and start of the pixels of a binary PGM or PPM file of 16 bits; None of any other."
@@ -193,6 +254,9 @@ def _netpbm_header(content):
     return (1 if kind == 5 else 3, height, width, found.end()) if 255 < most < 65536 else None
 
 def _npy_info(path):
+    with open(path, "rb") as file: start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:12], "little") > 100_000:
+        raise ImageSetError("has a header of unbelievable length, so it is damaged. Copy it again")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     _refuse_bombs(array.size)
     channels, height, width = channels_first(array).shape
@@ -206,7 +270,7 @@ def _need(module, extra):
 
 def _open_dicom(path, **options):
     "A DICOM, also one without preamble, in which nothing names the way of writing but the bytes themselves."
-    header = _need("pydicom", "dicom").dcmread(path, force=True, **options)
+    with _Bounded(path) as file: header = _need("pydicom", "dicom").dcmread(file, force=True, **options)
     if "Rows" not in header or "Columns" not in header:
         raise ImageSetError("holds no DICOM image. Leave it out, or name it for what it is")
     if not getattr(header.file_meta, "TransferSyntaxUID", None):
@@ -298,14 +362,6 @@ def _guarded(read, path, *args):
 
 _INFO = {"pillow": _pillow_info, "tiff": _tiff_info, "npy": _npy_info, "dicom": _dicom_info, "nifti": _nifti_info}
 
-def _refuse_hollow(info, path):
-    "Refuse a file that declares gigabytes in a few bytes, which no compression reaches with a picture of anything."
-    each = info.channels * info.height * info.width * np.dtype(info.dtype).itemsize
-    if Image.MAX_IMAGE_PIXELS is None or each <= max(2 ** 28, 2000 * os.path.getsize(path)): return
-    declared, size = each / 1e6, os.path.getsize(path) / 1e6
-    raise ImageSetError(f"declares {declared:,.0f} MB of pixels in a file of {size:.3g} MB: it is damaged, or a "
-                        "decompression bomb. If it is right, raise PIL.Image.MAX_IMAGE_PIXELS to None")
-
 def _checked_info(path):
     info = _INFO[_kind(path)](path)
     lengths = (info.channels, info.height, info.width, info.pages)
@@ -313,7 +369,7 @@ def _checked_info(path):
         raise ImageSetError(f"declares {info.height}×{info.width} pixels, {info.channels} channels and {info.pages} "
                             "pages, so it is damaged. Copy it again")
     _refuse_bombs(info.height * info.width)
-    _refuse_hollow(info, path)
+    _refuse_hollow(path, info.pages * info.channels * info.height * info.width * np.dtype(info.dtype).itemsize)
     return info
 
 def image_info(
@@ -367,13 +423,21 @@ def _read_pillow(path, page, color):
     with Image.open(io.BytesIO(content)) as file:
         if _is_deep(content, file): return channels_first(_decode_deep(content), channel_axis=-1)
         if plain := _netpbm_header(content): return channels_first(_decode_netpbm(content, *plain), channel_axis=-1)
+        mode = _true_mode(file)
         if page and file.format in _ANIMATED: file.seek(page)
         if _orientation(file) != 1: file = ImageOps.exif_transpose(file)
         if color == "index" and file.mode == "P": return np.asarray(file)[None]
+        if file.mode != mode and _is_plain(mode): file = file.convert(mode)
         if not _is_plain(file.mode):
             if color is None: _refuse_odd_colours(file.mode)
             file = file.convert("RGB")
-        return channels_first(np.asarray(file), channel_axis=-1)
+        array = channels_first(np.asarray(file), channel_axis=-1)
+        return _hide_transparent(array, file.info.get("transparency"))
+
+def _hide_transparent(array, colour):
+    "A PNG may name one colour, or grey, that is transparent."
+    if not isinstance(colour, (int, tuple)) or np.size(colour) != len(array): return array
+    return _hidden(array, (array == np.reshape(colour, (-1, 1, 1))).all(0))
 
 def _read_npy(path, page, color): return channels_first(np.load(path, allow_pickle=False))
 
@@ -443,8 +507,7 @@ def _nodata_beside(path):
 
 def _mask_beside(path, shape):
     "Where the mask beside a file says that nothing is seen."
-    import tifffile
-    with tifffile.TiffFile(path) as file: mask = file.pages[0].asarray()
+    with _open_tiff(path) as file: mask = file.pages[0].asarray()
     if mask.ndim == 3: mask = mask.any(-1 if mask.shape[:2] == shape else 0)
     if mask.shape != shape:
         name, (mh, mw), (h, w) = os.path.basename(path), mask.shape[-2:], shape
@@ -484,24 +547,23 @@ def _unseen_by_masks(masks, pages, page, shape):
     if not seen: return np.zeros(shape, bool)
     return ~seen[page or 0] if len(seen) == pages else ~seen[0]
 
-def _coloured(indices, page):
+def _coloured(indices, table):
     "Colours of a palette, in 8 bits; some programs write them so although the format has 16."
-    table = np.asarray(page.colormap)
     table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
     return table[:, np.minimum(indices, table.shape[1] - 1)]
 
 def _read_tiff(path, page, color):
-    import tifffile
-    with tifffile.TiffFile(path) as file:
+    with _open_tiff(path) as file:
         images, masks = _series_of(file)
         array = _in_order(*_tiff_page(images, page))
         pages = len(images) if len(images) > 1 else _tiff_layout(images[0])[-1]
         unseen = _unseen_by_masks(masks, pages, page, array.shape[1:])
         own = _first_page(images[page or 0] if len(images) > 1 else images[0])
-        told, photometric = own.tags.valueof(42113), own.photometric.name
+        told, inverted = own.tags.valueof(42113), own.photometric.name == "MINISWHITE"
+        table = own.colormap if _has_palette(own) and color != "index" else None
     if told is not None: unseen |= _unseen_by_number(array, _number_of(str(told)))
-    if _has_palette(own) and color != "index": array = _coloured(array[0], own)
-    elif photometric == "MINISWHITE" and array.dtype.kind in "bu": array = np.invert(array)
+    if table is not None: array = _coloured(array[0], np.asarray(table))
+    elif inverted and array.dtype.kind in "bu": array = np.invert(array)
     return _hidden(array, unseen)
 
 # %% ../../nbs/data/01_files.ipynb #8ea2211b

@@ -362,12 +362,11 @@ def dataset_of(
     try:
         _refuse_links(file, name)
         found = file.get(name)
+        held = None if isinstance(found, h5py.Dataset) else listed(map(repr, _datasets(file))) or "none"
     except _HDF5_ERRORS as error:
         if isinstance(error, ImageSetError): raise
         raise ImageSetError(f"{file.filename} " + _why_not_opened(error)) from None
-    if not isinstance(found, h5py.Dataset):
-        held = listed(map(repr, _datasets(file))) or "none"
-        raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {held}")
+    if held is not None: raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {held}")
     if found.is_virtual or found.external:
         raise ImageSetError(f"{file.filename}: {name!r} keeps its values in other files, which are not read. "
                             "Copy the data into one file")
