@@ -46,8 +46,8 @@ class ImageInfo:
     affine: tuple | None = None  # of a NIfTI file, 4×4: from (row, column, slice) to millimetres
 
 # %% ../../nbs/data/01_files.ipynb #a2831236
-_PILLOW = """.png .jpg .jpeg .bmp .webp .gif .jfif .jpe .jp2 .j2k .jpc .jpf .jpx .j2c .pgm .ppm .pbm .pnm .pfm .tga .avif
-    .avifs .apng .dib .pcx .dcx .qoi .psd .sgi .bw .rgb .rgba .ras .icb .vda .vst .im .iim .msp .pcd .pxr .xbm .xpm .ico
+_PILLOW = """.png .jpg .jpeg .bmp .webp .gif .jfif .jpe .jp2 .j2k .jpc .jpf .jpx .j2c .pgm .ppm .pbm .pnm .pfm .tga
+    .avif .avifs .apng .dib .pcx .dcx .qoi .psd .sgi .bw .rgb .rgba .ras .icb .vda .vst .im .iim .msp .pcd .pxr .xbm .xpm .ico
     .cur .icns .dds .blp .ftc .ftu .gbr .fli .flc""".split()
 _KINDS = {".png": "pillow", ".jpg": "pillow", ".jpeg": "pillow", ".bmp": "pillow", ".tif": "tiff", ".tiff": "tiff",
           ".npy": "npy", ".dcm": "dicom", ".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(_PILLOW, "pillow")
@@ -152,9 +152,16 @@ def _role(series):
     if reduced: return "aside"
     return "mask" if page.subfiletype & _MASK else "image"
 
+def _apart(series):
+    "A series; or its pages one by one, where some of them only accompany others of the same size and type."
+    if getattr(series, "kind", "") not in ("generic", "uniform") or len(series) < 2: return [series]
+    some = [series.pages[k] for k in {0, 1, len(series) - 1}]
+    if all(page is not None and _role(page) == "image" for page in some): return [series]
+    return [page for page in series.pages if page is not None]
+
 def _series_of(file):
     "The series of a TIFF that hold images, and those that hold masks of them."
-    series = list(file.series)
+    series = [part for found in file.series for part in _apart(found)]
     images = [s for s in series if _role(s) == "image"]
     if not images:  # some cameras keep the image below its thumbnail
         below = [page for first in file.pages for page in (first.pages or ())]
@@ -346,7 +353,7 @@ def _why_not_decoded(told):
         return f"is compressed ({compression}), and no decoder for that is installed: pip install 'bgcs[dicom]'"
     tiff = re.search(r"<?COMPRESSION\.(\w+)", told)
     if tiff and re.search("not supported|not implemented|requires|cannot decompress", told):
-        return f"is compressed by {tiff[1]}, which is not read. Save it with another compression, such as deflate or LZW"
+        return f"is compressed by {tiff[1]}, which is not read. Save it with another compression, such as deflate"
     if re.search("decoder (\\w+) not available|codec .* not available|support (is )?not (installed|available)", told):
         return f"needs a decoder that this installation of Pillow lacks ({told}): pip install --upgrade pillow"
     return None
@@ -357,7 +364,7 @@ def _guarded(read, path, *args):
     try: return read(path, *args)
     except ImageSetError: raise
     except MemoryError:
-        raise ImageSetError("declares more pixels than there is memory for, or is damaged. Cut it, or copy it again") from None
+        raise ImageSetError("declares more pixels than there is memory for. Cut it, or copy it again") from None
     except Exception as error: raise ImageSetError(_why_unreadable(error, path)) from None
 
 _INFO = {"pillow": _pillow_info, "tiff": _tiff_info, "npy": _npy_info, "dicom": _dicom_info, "nifti": _nifti_info}
@@ -511,7 +518,7 @@ def _mask_beside(path, shape):
     if mask.ndim == 3: mask = mask.any(-1 if mask.shape[:2] == shape else 0)
     if mask.shape != shape:
         name, (mh, mw), (h, w) = os.path.basename(path), mask.shape[-2:], shape
-        raise ImageSetError(f"is {h}×{w}, and the mask beside it, {name}, {mh}×{mw}. Make the mask anew, or remove it")
+        raise ImageSetError(f"is {h}×{w}, and the mask beside it, {name}, {mh}×{mw}. Make it anew, or remove it")
     return mask == 0
 
 def _hide_as_told_beside(array, path):
@@ -693,7 +700,7 @@ def read_image(
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize to afterwards, with antialiasing
     nearest: bool = False,  # resize without mixing values, as masks need it
-    like=None,  # the image file that this one is a mask of; NIfTI masks are laid on it by where both lie in space
+    like=None,  # the image of which this file is a mask: NIfTI masks are laid on it by where both lie in space
 ) -> np.ndarray:  # `(c, h, w)` in the type of the file
     "The pixels of one image file; a masked array where some of them are unseen. Label images are 0 there."
     if color is not None: check_choice("color", color, _COLORS)
@@ -783,8 +790,9 @@ def _wanted(folder, pattern):
     return is_image
 
 # %% ../../nbs/data/01_files.ipynb #2534f8f9
-_COMPANIONS = """.txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .html .pdf .py .ipynb .sha256 .md5
-    .db .lock .msk .ovr .aux .tfw .tifw .jgw .jpgw .pgw .pngw .bpw .wld .prj .cpg .dbf .shp .shx .geojson .rrd""".split()
+_COMPANIONS = """.txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .html .pdf .py .ipynb
+    .sha256 .md5 .db .lock .msk .ovr .aux .tfw .tifw .jgw .jpgw .pgw .pngw .bpw .wld .prj .cpg .dbf .shp .shx
+    .geojson .rrd""".split()
 
 def _is_passed_over(name):
     "Whether a file that is not read may have been meant as an image."
@@ -797,7 +805,8 @@ def _passed_over(names):
     examples = {os.path.splitext(name)[1].lower() or "no suffix": name for name in reversed(names)}
     counted = listed(f"{n} {kind} ({examples[kind]})" for kind, n in kinds.most_common())
     were, n = "file is" if len(names) == 1 else "files are", len(names)
-    return f"{n} {were} of no kind that is read, and passed over: {counted}. Convert them to PNG or TIFF if they are images"
+    remedy = "Convert them to PNG or TIFF if they are images"
+    return f"{n} {were} of no kind that is read, and passed over: {counted}. {remedy}"
 
 def _no_image(folder, pattern, others):
     if pattern is not None: return f"{folder} holds no image. Looked for files that match {pattern!r}."

@@ -507,7 +507,8 @@ def _stores(images, marks, which, places, names, opened, shape, dtype):
     sources = [channels_first(image) if isinstance(image, np.ndarray) else image for image in images]
     pixels = _PatchStore(sources, which, places, names, _Pixels(opened.color), shape, dtype)
     by_place = any(_is_path(mark) and os.fspath(mark).lower().endswith((".nii", ".nii.gz")) for mark in marks)
-    if opened.boxed or by_place or not all(map(_is_path, marks)): marks = _rasters(sources, marks, set(which.tolist()), opened)
+    if opened.boxed or by_place or not all(map(_is_path, marks)):
+        marks = _rasters(sources, marks, set(which.tolist()), opened)
     masks = _PatchStore(marks, which, places, names, _Marks(opened.label_values), (1, *shape[1:]), np.uint8)
     return pixels, masks, any(isinstance(thing, np.ndarray) for thing in [*images, *marks])
 

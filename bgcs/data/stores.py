@@ -327,8 +327,8 @@ def _why_not_opened(error):
     if number == errno.EACCES or "Permission denied" in told:
         return "may not be read by this user. Change its permissions"
     if "unable to lock file" in told or number in (errno.EAGAIN, errno.ENOLCK):
-        return ("is locked: another program has it open for writing. Close it there; if none has, and the disk knows no "
-                "locks, set the environment variable HDF5_USE_FILE_LOCKING=FALSE")
+        return ("is locked: another program has it open for writing. Close it there; if none has, and the disk knows "
+                "no locks, set the environment variable HDF5_USE_FILE_LOCKING=FALSE")
     if "already open for write" in told or "consistency flags" in told:
         return ("was left open by a program that wrote to it. If that program has ended, run "
                 "h5clear --status on the file (one of HDF5's tools)")
@@ -350,8 +350,8 @@ def _missing_filters(dataset):
     import h5py
     filters = dataset.id.get_create_plist()
     found = (filters.get_filter(i) for i in range(filters.get_nfilters()))
-    named = ((number, name.decode(errors="replace").split("\0")[0] or f"number {number}") for number, _, _, name in found)
-    return [name for number, name in named if not h5py.h5z.filter_avail(number)]
+    missing = [(number, name) for number, _, _, name in found if not h5py.h5z.filter_avail(number)]
+    return [name.decode(errors="replace").split("\0")[0] or f"number {number}" for number, name in missing]
 
 def dataset_of(
     file,  # an open HDF5 file
@@ -612,7 +612,8 @@ class _Writer:
         self.n += len(images)
 
     def _hide(self, row, bits):
-        if not self.rows: self.unseen = _Writer(_beside_cache(self.path, "unseen"), (self.shape[0], len(bits)), np.dtype(np.uint8))
+        if not self.rows:
+            self.unseen = _Writer(_beside_cache(self.path, "unseen"), (self.shape[0], len(bits)), np.dtype(np.uint8))
         self.rows.append(row)
         self.unseen.append([bits])
 
