@@ -73,7 +73,7 @@ def _kind_of_content(path):
 
 def _kind_of_name(path):
     name = os.path.basename(path).lower()
-    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
+    return "nifti" if name.endswith(".nii.gz") else _KINDS.get(name[name.rfind("."):])
 
 def _has_no_suffix(name):
     "Whether a name has no suffix with a letter in it, as files of a DICOM folder."
@@ -98,9 +98,9 @@ def _refuse_bombs(pixels):
         "If it is right, raise PIL.Image.MAX_IMAGE_PIXELS"
     )
 
-def _refuse_hollow(path, declared):
+def _refuse_hollow(path, declared, size=None):
     "Refuse a file that declares so many bytes of pixels, and holds almost none."
-    size = os.path.getsize(path)
+    size = os.path.getsize(path) if size is None else size
     if Image.MAX_IMAGE_PIXELS is None or declared <= max(2 ** 27, 2000 * size): return
     much, little = declared / 1e6, size / 1e6
     raise ImageSetError(f"declares {much:,.0f} MB of pixels in a file of {little:.2g} MB, so it is damaged, or a "
@@ -426,8 +426,10 @@ def _decode_netpbm(content, channels, height, width, start):
     return np.frombuffer(content, ">u2", count, start).astype(np.uint16).reshape(height, width, channels)
 
 def _read_pillow(path, page, color):
-    content = Path(path).read_bytes()
+    with open(path, "rb") as raw: content = raw.read()
     with Image.open(io.BytesIO(content)) as file:
+        _refuse_hollow(path, file.width * file.height * len(file.getbands()), len(content))
+        if page is None: _pages_wanted(_frames(file), page)
         if _is_deep(content, file): return channels_first(_decode_deep(content), channel_axis=-1)
         if plain := _netpbm_header(content): return channels_first(_decode_netpbm(content, *plain), channel_axis=-1)
         mode = _true_mode(file)
@@ -706,7 +708,8 @@ def read_image(
     if color is not None: check_choice("color", color, _COLORS)
     path, like = os.fspath(path), None if like is None else os.fspath(like)
     kind, laid = _kind(path), like is not None and {_kind(path), _kind(like)} == {"nifti"}
-    pages = _pages_wanted(image_info(like if laid else path).pages, page)
+    one = kind == "pillow" and page is None  # whose reader counts pages itself
+    pages = [None] if one else _pages_wanted(image_info(like if laid else path).pages, page)
     array = _guarded(_read_pages, path, kind, pages, color, like if laid else None)
     array = _hide_as_told_beside(array, path)
     if color == "index": array = np.ma.filled(array, 0)
