@@ -8,16 +8,21 @@ from __future__ import annotations
 import errno
 import fnmatch
 import io
+import logging
 import os
 import re
+import struct
+import warnings
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .checks import check_choice
+from .checks import check_choice, listed
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SMALLEST_SIDE', 'ImageSetError', 'ImageInfo', 'channels_first', 'image_info', 'change_size', 'read_image',
@@ -37,18 +42,48 @@ class ImageInfo:
     pages: int = 1  # of a TIFF, frames of a DICOM, slices of a NIfTI file
     mode: str = "array"  # Pillow's name of the colour mode, where Pillow reads the file
     georeference: dict | None = None  # the tags of a GeoTIFF, by name
+    affine: tuple | None = None  # of a NIfTI file, 4×4: from (row, column, slice) to millimetres
 
 # %% ../../nbs/data/01_files.ipynb #a2831236
+_PILLOW = """.png .jpg .jpeg .bmp .webp .gif .jfif .jpe .jp2 .j2k .jpc .jpf .jpx .j2c .pgm .ppm .pbm .pnm .pfm .tga
+    .avif .avifs .apng .dib .pcx .dcx .qoi .psd .sgi .bw .rgb .rgba .ras .icb .vda .vst .im .iim .msp .pcd .pxr .xbm .xpm .ico
+    .cur .icns .dds .blp .ftc .ftu .gbr .fli .flc""".split()
 _KINDS = {".png": "pillow", ".jpg": "pillow", ".jpeg": "pillow", ".bmp": "pillow", ".tif": "tiff", ".tiff": "tiff",
-          ".npy": "npy", ".dcm": "dicom", ".nii": "nifti", ".nii.gz": "nifti"}
+          ".npy": "npy", ".dcm": "dicom", ".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(_PILLOW, "pillow")
 SUFFIXES = tuple(_KINDS)
 
-def _kind(path):
-    "Which library reads a file, by its name."
+_MAGIC = {b"II*\0": "tiff", b"MM\0*": "tiff", b"II+\0": "tiff", b"MM\0+": "tiff", b"\x93NUMPY": "npy",
+          b"\x89PNG\r\n\x1a\n": "pillow", b"\xff\xd8\xff": "pillow", b"GIF8": "pillow"}
+
+def _is_bare_dicom(start):
+    "Whether these bytes begin a DICOM that lacks its preamble: an element of group 2 or 8, of small number and length."
+    group, element, kind = start[:2], start[2:4], start[4:6]
+    if group not in (b"\2\0", b"\b\0") or element[1:] not in (b"\0", b"\1"): return False
+    return kind.isalpha() and kind.isupper() or (len(start) > 8 and start[6:8] == b"\0\0")
+
+def _kind_of_content(path):
+    "Which library reads a file, by its first bytes; None where they don't say, or cannot be read."
+    try:
+        with open(path, "rb") as file: start = file.read(132)
+    except OSError: return None
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic): return kind
+    return "dicom" if start[128:] == b"DICM" or _is_bare_dicom(start) else None
+
+def _kind_of_name(path):
     name = os.path.basename(path).lower()
-    for suffix, kind in _KINDS.items():
-        if name.endswith(suffix): return kind
-    known = ", ".join(SUFFIXES)
+    return "nifti" if name.endswith(".nii.gz") else _KINDS.get(name[name.rfind("."):])
+
+def _has_no_suffix(name):
+    "Whether a name has no suffix with a letter in it, as files of a DICOM folder."
+    return not re.search(r"\.\w*[A-Za-z]\w*$", os.path.basename(name))
+
+def _kind(path):
+    "Which library reads a file, by its content, or else by its name."
+    named = _kind_of_name(path)
+    found = _kind_of_content(path) if named != "nifti" and (named or _has_no_suffix(path)) else None
+    if found or named: return found or named
+    known = listed(SUFFIXES, 12)
     raise ImageSetError(f"is not of a known kind; expected a name that ends in {known}")
 
 # %% ../../nbs/data/01_files.ipynb #e5c95a49
@@ -61,6 +96,25 @@ def _refuse_bombs(pixels):
         f"declares {declared:,.0f} million pixels, more than {allowed:,.0f} million: perhaps a decompression bomb. "
         "If it is right, raise PIL.Image.MAX_IMAGE_PIXELS"
     )
+
+def _refuse_hollow(path, declared, size=None):
+    "Refuse a file that declares so many bytes of pixels, and holds almost none."
+    size = os.path.getsize(path) if size is None else size
+    if Image.MAX_IMAGE_PIXELS is None or declared <= max(2 ** 27, 2000 * size): return
+    much, little = declared / 1e6, size / 1e6
+    raise ImageSetError(f"declares {much:,.0f} MB of pixels in a file of {little:.2g} MB, so it is damaged, or a "
+                        "decompression bomb. If it is right, set PIL.Image.MAX_IMAGE_PIXELS to None")
+
+# %% ../../nbs/data/01_files.ipynb #d8fe387b
+class _Bounded(io.BufferedReader):
+    "A file from which no more is read than it holds."
+    def __init__(self, path):
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, n=-1):
+        left = max(0, self.size - self.tell())
+        return super().read(left if n is None or n < 0 else min(n, left))
 
 # %% ../../nbs/data/01_files.ipynb #52719a48
 def channels_first(
@@ -85,41 +139,130 @@ def _channel_axis(shape, first):
     return first if shape[first] < shape[-1] else -1
 
 # %% ../../nbs/data/01_files.ipynb #22008650
-def _tiff_layout(file):
-    "Of the first series of a TIFF: names and sizes of its axes, which of them make up one page, and number of pages."
-    axes, shape = file.series[0].axes, file.series[0].shape
+_REDUCED, _MASK = 1, 4  # bits of the tag NewSubfileType
+_ASIDE = ("Thumbnail", "Label", "Macro")  # tifffile's names for pictures beside the slide
+
+def _first_page(series): return getattr(series, "keyframe", series)
+
+def _role(series):
+    "What a series of a TIFF is for: 'image', 'mask' of an image, or 'aside'."
+    page = _first_page(series)
+    reduced = page.subfiletype & _REDUCED or page.tags.valueof(255) == 2 or getattr(series, "name", "") in _ASIDE
+    if reduced: return "aside"
+    return "mask" if page.subfiletype & _MASK else "image"
+
+def _apart(series):
+    "A series; or its pages one by one, where some of them only accompany others of the same size and type."
+    if getattr(series, "kind", "") not in ("generic", "uniform") or len(series) < 2: return [series]
+    some = [series.pages[k] for k in {0, 1, len(series) - 1}]
+    if all(page is not None and _role(page) == "image" for page in some): return [series]
+    return [page for page in series.pages if page is not None]
+
+def _series_of(file):
+    "The series of a TIFF that hold images, and those that hold masks of them."
+    series = [part for found in file.series for part in _apart(found)]
+    images = [s for s in series if _role(s) == "image"]
+    if not images:  # some cameras keep the image below its thumbnail
+        below = [page for first in file.pages for page in (first.pages or ())]
+        images = [page for page in below if _role(page) == "image"] or series
+    return images, [s for s in series if _role(s) == "mask"]
+
+def _tiff_layout(series):
+    "Of a series of a TIFF: names and sizes of its axes, which of them make up one page, and number of pages."
+    axes, shape = series.axes, series.shape
     inner = [i for i, axis in enumerate(axes) if axis in "YXSC"]
     outer = [size for i, size in enumerate(shape) if i not in inner]
     return axes, shape, inner, int(np.prod(outer, initial=1))
 
-def _tiff_info(path):
+def _has_palette(page): return page.photometric.name == "PALETTE" and page.colormap is not None
+
+@lru_cache(1024)
+def _leads_back(path, size, changed):
+    "Whether the chain of pages of a TIFF never ends; size and time tell files of one name apart."
+    with open(path, "rb") as file:
+        head, met = file.read(16), set()
+        order, big = {b"II": "<", b"MM": ">"}.get(head[:2], "<"), 43 in head[2:4]
+        entry, count, place = (20, "Q", "Q") if big else (12, "H", "I")
+        at = struct.unpack_from(order + place, head.ljust(16, b"\0"), 8 if big else 4)[0]
+        while 0 < at < size:
+            if at in met: return True
+            met.add(at)
+            file.seek(at)
+            n = file.read(struct.calcsize(count))
+            if len(n) < struct.calcsize(count): break
+            file.seek(entry * struct.unpack(order + count, n)[0], 1)
+            following = file.read(struct.calcsize(place))
+            if len(following) < struct.calcsize(place): break
+            at = struct.unpack(order + place, following)[0]
+    return False
+
+@contextmanager
+def _open_tiff(path):
+    "A TIFF; what tifffile would print about odd tags stays unsaid, unless somebody listens to its log."
     import tifffile
-    with tifffile.TiffFile(path) as file:
-        axes, shape, _, pages = _tiff_layout(file)
-        if len(file.series) > 1: pages = len(file.series)
-        size = dict(zip(axes, shape))
+    state = os.stat(path)
+    if _leads_back(path, state.st_size, state.st_mtime_ns):
+        raise ImageSetError("has pages that lead back to each other, so it is damaged. Copy it again")
+    log = logging.getLogger("tifffile")
+    if not log.handlers: log.addHandler(logging.NullHandler())
+    with _Bounded(path) as file, tifffile.TiffFile(file) as tiff: yield tiff
+
+def _tiff_info(path):
+    with _open_tiff(path) as file:
+        images = _series_of(file)[0]
+        first = _first_page(images[0])
+        axes, shape, _, pages = _tiff_layout(images[0])
+        if len(images) > 1: pages = len(images)
+        size, dtype = dict(zip(axes, shape)), str(images[0].dtype)
         channels = size.get("S", 1) * size.get("C", 1)
-        georeference = dict(file.pages[0].geotiff_tags or {}) or None
-        dtype = str(file.series[0].dtype)
+        if _has_palette(first): channels, dtype = 3, "uint8"
+        if first.is_tiled: _refuse_hollow(path, first.tilewidth * first.tilelength * first.tiledepth * channels)
+        georeference = dict(first.geotiff_tags or {}) or None
         return ImageInfo(channels, size.get("Y", 1), size.get("X", 1), dtype, pages, georeference=georeference)
 
 # %% ../../nbs/data/01_files.ipynb #1b31d301
 _PILLOW_DTYPES = {"1": "bool", "I": "int32", "F": "float32"}  # by colour mode; of all others uint8
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "DCX", "FLI", "IM")  # whose frames are images; frames of others are previews
 
-def _is_deep_png(content): return content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16
+def _is_deep(content, file):
+    "Whether an image has colours of 16 bits, which Pillow would narrow."
+    if len(file.getbands()) == 1: return False
+    if content[:8] == b"\x89PNG\r\n\x1a\n": return content[24] == 16
+    at = content.find(b"\xff\x51", 0, 4096)  # JPEG 2000: size and components, each with its number of bits
+    return file.format == "JPEG2000" and at >= 0 and content[at + 40] & 127 >= 8
 
 def _orientation(file): return file.getexif().get(0x0112, 1)
 
+def _frames(file): return getattr(file, "n_frames", 1) if file.format in _ANIMATED else 1
+
+def _true_mode(file):
+    "The mode in which an image is read: a GIF, which has nothing but palettes, in grey or in colours."
+    if file.format != "GIF" or file.mode != "P": return file.mode
+    red, green, blue = np.reshape(file.getpalette("RGB"), (-1, 3)).T
+    return "L" if (red == green).all() and (green == blue).all() else "RGB"
+
 def _pillow_info(path):
-    with Image.open(path) as file:
+    with _Bounded(path) as raw, Image.open(raw) as file:
         width, height = file.size
         if _orientation(file) in (5, 6, 7, 8): width, height = height, width
-        with open(path, "rb") as raw: deep = _is_deep_png(raw.read(25))
+        with open(path, "rb") as start: content = start.read(8192)
         dtype = _PILLOW_DTYPES.get(file.mode, "uint8")
-        if deep or file.mode.startswith("I;16"): dtype = "uint16"
-        return ImageInfo(len(file.getbands()), height, width, dtype, mode=file.mode)
+        if _is_deep(content, file) or file.mode.startswith("I;16"): dtype = "uint16"
+        if _netpbm_header(content): dtype = "uint16"
+        mode = _true_mode(file)
+        return ImageInfo(Image.getmodebands(mode), height, width, dtype, _frames(file), mode=mode)
+
+def _netpbm_header(content):
+    "Channels, height, width and start of the pixels of a binary PGM or PPM file of 16 bits; None of any other."
+    found = re.match(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s", content)
+    if not found: return None
+    kind, width, height, most = map(int, found.groups())
+    return (1 if kind == 5 else 3, height, width, found.end()) if 255 < most < 65536 else None
 
 def _npy_info(path):
+    with open(path, "rb") as file: start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:12], "little") > 100_000:
+        raise ImageSetError("has a header of unbelievable length, so it is damaged. Copy it again")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     _refuse_bombs(array.size)
     channels, height, width = channels_first(array).shape
@@ -129,59 +272,118 @@ def _npy_info(path):
 def _need(module, extra):
     "A package that only some kinds of file need."
     try: return __import__(module)
-    except ImportError: raise ImageSetError(f"needs the package {module}: pip install bgcs[{extra}]") from None
+    except ImportError: raise ImageSetError(f"needs the package {module}: pip install 'bgcs[{extra}]'") from None
+
+def _open_dicom(path, **options):
+    "A DICOM, also one without preamble, in which nothing names the way of writing but the bytes themselves."
+    with _Bounded(path) as file: header = _need("pydicom", "dicom").dcmread(file, force=True, **options)
+    if "Rows" not in header or "Columns" not in header:
+        raise ImageSetError("holds no DICOM image. Leave it out, or name it for what it is")
+    if not getattr(header.file_meta, "TransferSyntaxUID", None):
+        implicit, little = header.original_encoding
+        plain = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+        header.file_meta.TransferSyntaxUID = plain
+    return header
+
+def _dicom_type(header):
+    "NumPy's name of the type of the stored numbers, which are floats where none is said to have a sign."
+    bits = header.BitsAllocated
+    if header.PhotometricInterpretation == "PALETTE COLOR": bits = header.RedPaletteColorLookupTableDescriptor[2]
+    if bits == 1: return "uint8"
+    if "PixelRepresentation" not in header: return f"float{bits}"
+    return f"int{bits}" if header.PixelRepresentation else f"uint{bits}"
 
 def _dicom_info(path):
-    header = _need("pydicom", "dicom").dcmread(path, stop_before_pixels=True)
-    dtype = "float32"
-    if "RescaleSlope" not in header:
-        sign = "int" if header.PixelRepresentation else "uint"
-        dtype = f"{sign}{header.BitsAllocated}"
+    header = _open_dicom(path, stop_before_pixels=True)
+    dtype = "float32" if "RescaleSlope" in header else _dicom_type(header)
     channels, frames = int(header.get("SamplesPerPixel", 1)), int(header.get("NumberOfFrames", 1) or 1)
+    if header.PhotometricInterpretation == "PALETTE COLOR": channels = 3
     return ImageInfo(channels, int(header.Rows), int(header.Columns), dtype, frames)
+
+def _affine(image):
+    "From (row, column, slice) to millimetres, as numbers; None where a NIfTI file doesn't say where it lies."
+    header = image.header
+    codes = [int(header[name]) for name in ("qform_code", "sform_code") if name in header]
+    return tuple(map(tuple, image.affine.tolist())) if any(codes) else None
 
 def _nifti_info(path):
     image = _need("nibabel", "nifti").load(path)
-    height, width, *rest = image.shape
+    (height, width, *rest), kind = image.shape, image.get_data_dtype()
     scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
-    dtype = "float32" if scaled else str(image.get_data_dtype())
-    return ImageInfo(1, height, width, dtype, int(np.prod(rest, initial=1)))
+    dtype = "uint8" if kind.names else "float32" if scaled or kind == np.float64 else str(kind)
+    pages = int(np.prod(rest, initial=1))
+    return ImageInfo(len(kind.names or "1"), height, width, dtype, pages, affine=_affine(image))
 
 # %% ../../nbs/data/01_files.ipynb #60405894
 def _why_unreadable(error, path):
     "What is wrong with a file, and what to do, from a library's error."
     if isinstance(error, FileNotFoundError): return "is not there. Copy it again, or take it out of the list"
-    if isinstance(error, PermissionError): return "may not be read by this user. Change its permissions"
+    if isinstance(error, PermissionError): return _why_denied(error)
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "is a symbolic link that leads to itself. Remove the link"
+    if isinstance(error, IsADirectoryError): return "is a folder. Name the files in it, or the folder that holds images"
     if os.path.isfile(path) and not os.path.getsize(path): return "is empty (0 bytes). Copy it again"
     if isinstance(error, Image.DecompressionBombError):
         return ("declares more pixels than Pillow allows: perhaps a decompression bomb. "
                 f"If it is right, raise PIL.Image.MAX_IMAGE_PIXELS ({error})")
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError) or "not a TIFF file" in str(error):
         return "is not an image, whatever its name says. Remove it, or name it for what it is"
     if isinstance(error, ValueError) and re.search("pickle|Python objects", str(error)):
         return "holds Python objects, which are never loaded. Save a plain array of numbers"
-    kind = type(error).__name__
-    return f"cannot be decoded, so it is damaged or cut short ({kind}: {error}). Copy it again"
+    kind, told = type(error).__name__, _in_short(error)
+    return _why_not_decoded(told) or f"cannot be decoded, so it is damaged or cut short ({kind}: {told}). Copy it again"
 
+def _in_short(error):
+    "An error on one line."
+    told = " ".join(str(error).split())
+    return told if len(told) <= 200 else told[:200] + " …"
+
+def _why_denied(error):
+    "Another program may hold a file: so Windows says it, and some network disks."
+    if getattr(error, "winerror", None) in (32, 33): return "is in use by another program. Close it there"
+    return "may not be read by this user. Change its permissions"
+
+# %% ../../nbs/data/01_files.ipynb #bf34abbd
+def _why_not_decoded(told):
+    "What is missing, where the file may be sound but nothing here can decompress it; None where that isn't the reason."
+    if "all plugins are missing dependencies" in told or "no available plugins" in told:
+        how = re.search(r"Unable to decompress '([^']+)'", told)
+        compression = how.group(1) if how else "in a way that needs a decoder"
+        return f"is compressed ({compression}), and no decoder for that is installed: pip install 'bgcs[dicom]'"
+    tiff = re.search(r"<?COMPRESSION\.(\w+)", told)
+    if tiff and re.search("not supported|not implemented|requires|cannot decompress", told):
+        return f"is compressed by {tiff[1]}, which is not read. Save it with another compression, such as deflate"
+    if re.search("decoder (\\w+) not available|codec .* not available|support (is )?not (installed|available)", told):
+        return f"needs a decoder that this installation of Pillow lacks ({told}): pip install --upgrade pillow"
+    return None
+
+# %% ../../nbs/data/01_files.ipynb #8c7f7845
 def _guarded(read, path, *args):
     "What a reader gives for a file, or its failure in words."
     try: return read(path, *args)
-    except (ImageSetError, MemoryError): raise
+    except ImageSetError: raise
+    except MemoryError:
+        raise ImageSetError("declares more pixels than there is memory for. Cut it, or copy it again") from None
     except Exception as error: raise ImageSetError(_why_unreadable(error, path)) from None
 
-# %% ../../nbs/data/01_files.ipynb #8c7f7845
 _INFO = {"pillow": _pillow_info, "tiff": _tiff_info, "npy": _npy_info, "dicom": _dicom_info, "nifti": _nifti_info}
+
+def _checked_info(path):
+    info = _INFO[_kind(path)](path)
+    lengths = (info.channels, info.height, info.width, info.pages)
+    if min(lengths) < 1:
+        raise ImageSetError(f"declares {info.height}×{info.width} pixels, {info.channels} channels and {info.pages} "
+                            "pages, so it is damaged. Copy it again")
+    _refuse_bombs(info.height * info.width)
+    _refuse_hollow(path, info.pages * info.channels * info.height * info.width * np.dtype(info.dtype).itemsize)
+    return info
 
 def image_info(
     path,  # an image file
 ) -> ImageInfo:
     "What the header of an image file says, without reading its pixels."
     path = os.fspath(path)
-    info = _guarded(_INFO[_kind(path)], path)
-    _refuse_bombs(info.height * info.width)
-    return info
+    return _guarded(_checked_info, path)
 
 # %% ../../nbs/data/01_files.ipynb #d0f87115
 _COLORS = ("gray", "rgb", "index")
@@ -213,51 +415,174 @@ def _refuse_odd_colours(mode):
     what = "a colour palette" if mode in ("P", "PA") else f"colours in {mode}"
     raise ImageSetError(f"has {what}. Say color='rgb' or color='gray' to convert such images")
 
+def _decode_deep(content):
+    import imagecodecs
+    decode = imagecodecs.png_decode if content[:4] == b"\x89PNG" else imagecodecs.jpeg2k_decode
+    return decode(content)
+
+def _decode_netpbm(content, channels, height, width, start):
+    count = channels * height * width
+    return np.frombuffer(content, ">u2", count, start).astype(np.uint16).reshape(height, width, channels)
+
 def _read_pillow(path, page, color):
-    content = Path(path).read_bytes()
+    with open(path, "rb") as raw: content = raw.read()
     with Image.open(io.BytesIO(content)) as file:
-        if _is_deep_png(content) and len(file.getbands()) > 1:
-            import imagecodecs
-            return channels_first(imagecodecs.png_decode(content), channel_axis=-1)
+        _refuse_hollow(path, file.width * file.height * len(file.getbands()), len(content))
+        if page is None: _pages_wanted(_frames(file), page)
+        if _is_deep(content, file): return channels_first(_decode_deep(content), channel_axis=-1)
+        if plain := _netpbm_header(content): return channels_first(_decode_netpbm(content, *plain), channel_axis=-1)
+        mode = _true_mode(file)
+        if page and file.format in _ANIMATED: file.seek(page)
         if _orientation(file) != 1: file = ImageOps.exif_transpose(file)
         if color == "index" and file.mode == "P": return np.asarray(file)[None]
+        if file.mode != mode and _is_plain(mode): file = file.convert(mode)
         if not _is_plain(file.mode):
             if color is None: _refuse_odd_colours(file.mode)
             file = file.convert("RGB")
-        return channels_first(np.asarray(file), channel_axis=-1)
+        array = channels_first(np.asarray(file), channel_axis=-1)
+        return _hide_transparent(array, file.info.get("transparency"))
+
+def _hide_transparent(array, colour):
+    "A PNG may name one colour, or grey, that is transparent."
+    if not isinstance(colour, (int, tuple)) or np.size(colour) != len(array): return array
+    return _hidden(array, (array == np.reshape(colour, (-1, 1, 1))).all(0))
 
 def _read_npy(path, page, color): return channels_first(np.load(path, allow_pickle=False))
 
+# %% ../../nbs/data/01_files.ipynb #2a373398
+def _number_of(text):
+    "The number that means no data, as it is written; None where the text is no number."
+    text = text.strip("\0 \n").replace(",", ".")
+    if re.match(r"-?(1\.#|nan)", text, re.I): return np.nan
+    try: return int(text)
+    except ValueError: pass
+    try: return float(text)
+    except ValueError: return None
+
+_LARGEST = ((3.3e38, 3.5e38), (1.79e308, np.inf))  # written with few digits, the largest of float32 and of float64
+
+def _is_nodata(array, nodata):
+    "Where values are the number that means no data, however many digits of it were written."
+    if nodata is None: return np.zeros(array.shape, bool)
+    if array.dtype.kind in "bui":
+        limits = (0, 1) if array.dtype == bool else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+        fits = np.isfinite(nodata) and limits[0] <= nodata <= limits[1] and nodata == int(nodata)
+        return array == int(nodata) if fits else np.zeros(array.shape, bool)
+    if np.isnan(nodata): return np.isnan(array)
+    for low, high in _LARGEST:
+        if low <= abs(nodata) <= high: return array * np.sign(nodata) >= min(low, np.finfo(array.dtype).max)
+    return np.isclose(array, nodata, rtol=1e-6, atol=0)
+
+def _unseen_by_number(array, nodata):
+    "Where an image `(c, h, w)` shows nothing, `(h, w)`: in a photograph all of its channels, otherwise any, lack data."
+    lacks = _is_nodata(array, nodata)
+    return lacks.all(0) if array.dtype == np.uint8 and len(array) in (3, 4) else lacks.any(0)
+
+# %% ../../nbs/data/01_files.ipynb #e3cbbd88
+def fill_unseen(
+    array: np.ndarray,  # `(c, h, w)`
+) -> np.ndarray:  # the same; where it is a masked array, hidden pixels have the values of the nearest that are seen
+    "Values that do no harm, where an image shows nothing."
+    unseen = np.ma.getmaskarray(array).any(0) if np.ma.is_masked(array) else None
+    if unseen is None: return np.ma.getdata(array)
+    return np.ma.masked_array(_from_nearest(np.ma.getdata(array), unseen), np.broadcast_to(unseen, array.shape))
+
+def _from_nearest(values, unseen):
+    if unseen.all(): return np.zeros_like(values)
+    from scipy.ndimage import distance_transform_edt
+    nearest = distance_transform_edt(unseen, return_distances=False, return_indices=True)
+    return values[(slice(None), *nearest)]
+
+def _hidden(array, unseen):
+    "An image `(c, h, w)` as a masked array, where something is unseen."
+    unseen = unseen | np.ma.getmaskarray(array).any(0)
+    return np.ma.masked_array(np.ma.getdata(array), np.broadcast_to(unseen, array.shape)) if unseen.any() else array
+
+# %% ../../nbs/data/01_files.ipynb #5ca0f8e9
+_BESIDE = (".msk", ".aux.xml")  # of GDAL: a mask, and what the file itself cannot say
+
+def beside(
+    path,  # an image file
+) -> list[str]:  # paths that are there
+    "Files that say what of an image is seen."
+    return [os.fspath(path) + suffix for suffix in _BESIDE if os.path.isfile(os.fspath(path) + suffix)]
+
+def _nodata_beside(path):
+    "The number that means no data, from the text beside a file, which is small and read without an XML parser."
+    with open(path, encoding="utf-8", errors="replace") as file: text = file.read(10_000_000)
+    found = re.search(r"<NoDataValue[^>]*>([^<]*)<", text)
+    return _number_of(found[1]) if found else None
+
+def _mask_beside(path, shape):
+    "Where the mask beside a file says that nothing is seen."
+    with _open_tiff(path) as file: mask = file.pages[0].asarray()
+    if mask.ndim == 3: mask = mask.any(-1 if mask.shape[:2] == shape else 0)
+    if mask.shape != shape:
+        name, (mh, mw), (h, w) = os.path.basename(path), mask.shape[-2:], shape
+        raise ImageSetError(f"is {h}×{w}, and the mask beside it, {name}, {mh}×{mw}. Make it anew, or remove it")
+    return mask == 0
+
+def _hide_as_told_beside(array, path):
+    for name in beside(path):
+        if name.endswith(".msk"): array = _hidden(array, _guarded(_mask_beside, name, array.shape[1:]))
+        else: array = _hidden(array, _unseen_by_number(np.ma.getdata(array), _nodata_beside(name)))
+    return array
+
 # %% ../../nbs/data/01_files.ipynb #f2b90c40
-def _tiff_page(file, page):
+def _tiff_page(images, page):
     "Names of the axes, and values, of one page of a TIFF."
-    if len(file.series) > 1:
-        series = file.series[page or 0]
-        return series.axes, series.asarray()
-    axes, shape, inner, _ = _tiff_layout(file)
+    if len(images) > 1: return images[page or 0].axes, images[page or 0].asarray()
+    axes, shape, inner, _ = _tiff_layout(images[0])
     outer = [i for i in range(len(shape)) if i not in inner]
-    pages = file.series[0].asarray().transpose(outer + inner).reshape(-1, *(shape[i] for i in inner))
+    pages = images[0].asarray().transpose(outer + inner).reshape(-1, *(shape[i] for i in inner))
     return "".join(axes[i] for i in inner), pages[page or 0]
 
-def _read_tiff(path, page, color):
-    import tifffile
-    with tifffile.TiffFile(path) as file:
-        axes, array = _tiff_page(file, page)
-        photometric = file.pages[0].photometric.name
-    if photometric == "PALETTE" and color is not None:
-        raise ImageSetError("is a TIFF with a colour palette, which is not read. Convert it to RGB")
+def _in_order(axes, array):
+    "One page with its channels in front."
     order = []
     for wanted in "SCYX": order += [i for i, axis in enumerate(axes) if axis == wanted]
     array = array.transpose(order)
-    array = array.reshape(-1, *array.shape[-2:])
-    return np.invert(array) if photometric == "MINISWHITE" and array.dtype.kind in "bu" else array
+    return array.reshape(-1, *array.shape[-2:])
+
+def _unseen_by_masks(masks, pages, page, shape):
+    "Where the masks in a TIFF say that nothing is seen of a page; one mask may be for all pages."
+    seen = []
+    for mask in masks:
+        axes, values = mask.axes, mask.asarray()
+        if axes[-1] == "S": values = values.any(-1)
+        seen += list(values.reshape(-1, *values.shape[-2:]) != 0)
+    seen = [of_one for of_one in seen if of_one.shape == shape]
+    if not seen: return np.zeros(shape, bool)
+    return ~seen[page or 0] if len(seen) == pages else ~seen[0]
+
+def _coloured(indices, table):
+    "Colours of a palette, in 8 bits; some programs write them so although the format has 16."
+    table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+    return table[:, np.minimum(indices, table.shape[1] - 1)]
+
+def _read_tiff(path, page, color):
+    with _open_tiff(path) as file:
+        images, masks = _series_of(file)
+        array = _in_order(*_tiff_page(images, page))
+        pages = len(images) if len(images) > 1 else _tiff_layout(images[0])[-1]
+        unseen = _unseen_by_masks(masks, pages, page, array.shape[1:])
+        own = _first_page(images[page or 0] if len(images) > 1 else images[0])
+        told, inverted = own.tags.valueof(42113), own.photometric.name == "MINISWHITE"
+        table = own.colormap if _has_palette(own) and color != "index" else None
+    if told is not None: unseen |= _unseen_by_number(array, _number_of(str(told)))
+    if table is not None: array = _coloured(array[0], np.asarray(table))
+    elif inverted and array.dtype.kind in "bu": array = np.invert(array)
+    return _hidden(array, unseen)
 
 # %% ../../nbs/data/01_files.ipynb #8ea2211b
 def _read_dicom(path, page, color):
-    header = _need("pydicom", "dicom").dcmread(path)
-    array = header.pixel_array
+    header = _open_dicom(path)
+    array, photometric = header.pixel_array, header.PhotometricInterpretation
     if int(header.get("NumberOfFrames", 1) or 1) > 1: array = array[page or 0]
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":
+    if photometric == "PALETTE COLOR" and color != "index":
+        from pydicom.pixels import apply_color_lut
+        array = apply_color_lut(array, header)
+    if photometric == "MONOCHROME1" and array.dtype.kind in "ui":
         highest = -1 if header.PixelRepresentation else 2 ** header.BitsStored - 1
         array = highest - array
     if "RescaleSlope" in header:
@@ -268,8 +593,59 @@ def _read_dicom(path, page, color):
 def _read_nifti(path, page, color):
     image = _need("nibabel", "nifti").load(path)
     index = np.unravel_index(page or 0, image.shape[2:]) if image.ndim > 2 else ()
-    array = np.asarray(image.dataobj[(slice(None), slice(None), *index)])
+    return _plain_numbers(np.asarray(image.dataobj[(slice(None), slice(None), *index)]))
+
+def _plain_numbers(array):
+    "A slice of a NIfTI file `(h, w)` with channels in front; colours are its fields."
+    if array.dtype.names: return np.stack([array[name] for name in array.dtype.names])
     return (array.astype(np.float32) if array.dtype == np.float64 else array)[None]
+
+# %% ../../nbs/data/01_files.ipynb #f410e174
+def _onto(mask, image):
+    "The matrix from voxels of a mask to those of its image, in whole numbers; refused where that is not possible."
+    exact = np.linalg.inv(image) @ np.asarray(mask)
+    whole = np.rint(exact)
+    turns = np.abs(whole[:3, :3])
+    far = np.abs(exact - whole)[:3].max(initial=0, where=np.isfinite(exact)[:3])
+    if np.isfinite(exact).all() and (turns.sum(0) == 1).all() and (turns.sum(1) == 1).all() and far < 0.05:
+        return whole.astype(int)
+    ours, its = (_voxels(affine) for affine in (mask, image))
+    raise ImageSetError(f"lies on another grid in space than its image (voxels of {ours} mm, those of the image "
+                        f"{its} mm). Resample the mask to the image's grid, with nearest neighbours")
+
+def _voxels(affine):
+    sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return "×".join(format(size, ".3g") for size in sizes)
+
+def _laid_on(values, matrix, shape):
+    "A volume of labels turned, mirrored and moved onto another of a shape; 0 where it doesn't reach."
+    turn, shift = matrix[:3, :3], matrix[:3, 3]
+    axes = np.abs(turn).argmax(1)  # which axis of the mask each axis of the image is
+    turned, signs = values.transpose(*axes, *range(3, values.ndim)), turn[range(3), axes]
+    laid = np.zeros((*shape[:3], *values.shape[3:]), values.dtype)
+    into, out_of = [], []
+    for sign, start, n, length in zip(signs, shift, turned.shape, shape):
+        first = start if sign > 0 else start - n + 1  # voxel of the image at which the lowest voxel lies
+        low, high = max(0, first), min(length, first + n)
+        if low >= high: raise ImageSetError("lies beside its image in space, so none of it is on the image")
+        into.append(slice(low, high))
+        out_of.append(slice(low - first, high - first))
+    flipped = turned[tuple(slice(None, None, sign) for sign in signs)]
+    laid[tuple(into)] = flipped[tuple(out_of)]
+    return laid
+
+def _read_nifti_like(path, page, like):
+    "The slice of a mask that lies on a slice of an image; as stored, where either doesn't say where it lies."
+    nibabel = _need("nibabel", "nifti")
+    mask, image = nibabel.load(path), nibabel.load(like)
+    places = _affine(mask), _affine(image)
+    shape, alike = image.shape, mask.shape[:3] == image.shape[:3]
+    if None in places or (alike and np.allclose(*places, atol=1e-3)): return _read_nifti(path, page, "index")
+    matrix = _onto(*places)
+    values = np.asarray(mask.dataobj).reshape(*mask.shape, *[1] * (3 - mask.ndim))
+    laid = _laid_on(values, matrix, (*shape, 1)[:3])
+    laid = laid.reshape(*laid.shape[:2], -1)
+    return _plain_numbers(laid[:, :, (page or 0) % laid.shape[2]])
 
 # %% ../../nbs/data/01_files.ipynb #34ae811e
 def _cut_middle(array, crop):
@@ -286,8 +662,11 @@ def change_size(
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize to afterwards
     nearest: bool = False,  # resize without mixing values, as masks need it
 ) -> np.ndarray:  # `(c, height, width)` of the same type
-    "Cut the middle out of an image, then resize it; rounded where the type counts in integers."
+    "Cut the middle out of an image, then resize it; rounded where the type counts in integers. A mask goes along."
     if crop is not None: array = _cut_middle(array, crop)
+    if isinstance(array, np.ma.MaskedArray):
+        unseen = change_size(np.ma.getmaskarray(array).astype(np.float32), resize=resize) > 0.5
+        return np.ma.masked_array(change_size(array.data, resize=resize, nearest=nearest), unseen)
     if resize is None or tuple(resize) == array.shape[-2:]: return array
     values = torch.from_numpy(array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32))[None]
     how = dict(mode="nearest-exact") if nearest else dict(mode="bilinear", antialias=True)
@@ -305,9 +684,15 @@ def _pages_wanted(pages, page):
         raise ImageSetError(f"has {pages} pages, and page {page!r} was asked for")
     return [page]
 
-def _read_pages(path, kind, pages, color):
-    arrays = [_READ[kind](path, page, color) for page in pages]
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+def _read_pages(path, kind, pages, color, like=None):
+    if like is not None: arrays = [_read_nifti_like(path, page, like) for page in pages]
+    else: arrays = [_READ[kind](path, page, color) for page in pages]
+    return np.ma.concatenate(arrays) if any(map(np.ma.isMA, arrays)) else np.concatenate(arrays)
+
+def _recolor_seen(array, color):
+    "`_recolor`, with the mask of what is unseen."
+    made = _recolor(np.ma.getdata(array), color)
+    return _hidden(made, np.ma.getmaskarray(array).any(0)) if np.ma.isMA(array) else made
 
 def read_image(
     path,  # an image file
@@ -316,14 +701,18 @@ def read_image(
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize to afterwards, with antialiasing
     nearest: bool = False,  # resize without mixing values, as masks need it
+    like=None,  # the image of which this file is a mask: NIfTI masks are laid on it by where both lie in space
 ) -> np.ndarray:  # `(c, h, w)` in the type of the file
-    "The pixels of one image file."
+    "The pixels of one image file; a masked array where some of them are unseen. Label images are 0 there."
     if color is not None: check_choice("color", color, _COLORS)
-    path = os.fspath(path)
-    kind = _kind(path)
-    pages = _pages_wanted(1 if kind == "pillow" else image_info(path).pages, page)
-    array = _guarded(_read_pages, path, kind, pages, color)
-    return change_size(_recolor(array, color), crop, resize, nearest)
+    path, like = os.fspath(path), None if like is None else os.fspath(like)
+    kind, laid = _kind(path), like is not None and {_kind(path), _kind(like)} == {"nifti"}
+    one = kind == "pillow" and page is None  # whose reader counts pages itself
+    pages = [None] if one else _pages_wanted(image_info(like if laid else path).pages, page)
+    array = _guarded(_read_pages, path, kind, pages, color, like if laid else None)
+    array = _hide_as_told_beside(array, path)
+    if color == "index": array = np.ma.filled(array, 0)
+    return change_size(_recolor_seen(fill_unseen(array), color), crop, resize, nearest)
 
 # %% ../../nbs/data/01_files.ipynb #345b80ae
 SMALLEST_SIDE = 4  # pixels
@@ -338,7 +727,9 @@ def _check_pixels(
     h, w = array.shape[-2:]
     if min(h, w) < SMALLEST_SIDE:
         raise ImageSetError(f"is {h}×{w} pixels; expected at least {SMALLEST_SIDE} a side. Leave it out")
-    low, high = array.min(), array.max()  # NaN and infinity show in either
+    if np.ma.is_masked(array) and array.mask.all():
+        raise ImageSetError("shows nothing: all of its pixels are marked as no data. Leave it out")
+    low, high = array.min(), array.max()  # of what is seen; NaN and infinity show in either
     if not np.isfinite([low, high]).all():
         count = np.count_nonzero(~np.isfinite(array))
         raise ImageSetError(f"holds {count:,} values that are NaN or infinite. Replace them, or leave the image out")
@@ -387,15 +778,39 @@ def find_images(
     _walk(folder, "", (), found, problems)
     if problems and skipped is None: raise ImageSetError(f"{folder} cannot be searched:\n" + listing(problems))
     if problems: skipped += [os.path.join(folder, problem) for problem in problems]
-    names = sorted(filter(_wanted(pattern), found))
-    if not names: raise ImageSetError(_no_image(folder, pattern))
+    names = sorted(filter(_wanted(folder, pattern), found))
+    others = [] if pattern is not None else sorted(filter(_is_passed_over, set(found) - set(names)))
+    if not names: raise ImageSetError(_no_image(folder, pattern, others))
+    if others: warnings.warn(f"{folder}: " + _passed_over(others), stacklevel=2)
     return names
 
-def _wanted(pattern):
+def _wanted(folder, pattern):
     if pattern is not None: return re.compile(fnmatch.translate(pattern)).match
-    return lambda name: name.lower().endswith(SUFFIXES)
+    def is_image(name):
+        if name.lower().endswith(SUFFIXES): return True
+        return _has_no_suffix(name) and _kind_of_content(os.path.join(folder, name)) is not None
+    return is_image
 
-def _no_image(folder, pattern):
+# %% ../../nbs/data/01_files.ipynb #2534f8f9
+_COMPANIONS = """.txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .html .pdf .py .ipynb
+    .sha256 .md5 .db .lock .msk .ovr .aux .tfw .tifw .jgw .jpgw .pgw .pngw .bpw .wld .prj .cpg .dbf .shp .shx
+    .geojson .rrd""".split()
+
+def _is_passed_over(name):
+    "Whether a file that is not read may have been meant as an image."
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix not in _COMPANIONS and not (suffix == "" and os.path.basename(name).isupper())  # README, LICENSE
+
+def _passed_over(names):
+    "How many files are of no kind that is read, by suffix, with an example of each."
+    kinds = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
+    examples = {os.path.splitext(name)[1].lower() or "no suffix": name for name in reversed(names)}
+    counted = listed(f"{n} {kind} ({examples[kind]})" for kind, n in kinds.most_common())
+    were, n = "file is" if len(names) == 1 else "files are", len(names)
+    remedy = "Convert them to PNG or TIFF if they are images"
+    return f"{n} {were} of no kind that is read, and passed over: {counted}. {remedy}"
+
+def _no_image(folder, pattern, others):
     if pattern is not None: return f"{folder} holds no image. Looked for files that match {pattern!r}."
-    known = ", ".join(SUFFIXES)
-    return f"{folder} holds no image. Looked for files ending in {known}, in folders below it too."
+    known, besides = listed(SUFFIXES, 12), " " + _passed_over(others) if others else ""
+    return f"{folder} holds no image. Looked for files ending in {known}, in folders below it too.{besides}"

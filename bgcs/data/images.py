@@ -19,10 +19,10 @@ import torch
 
 from .checks import check_choice, check_whole, listed
 from .files import ImageInfo, ImageSetError, find_images, image_info, listing
-from .files import channels_first
+from .files import channels_first, fill_unseen
 from .intensity import Normalization, as_normalization
 from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, Reading, pack
-from .stores import _read_all, attempt, dataset_of, open_hdf5
+from .stores import _HDF5_ERRORS, _read_all, _why_not_read, attempt, dataset_of, open_hdf5, stacked
 from .truth import MaskStore, _MaskValues, _look_into, _Marked, _masks_among, _masks_by_name, _understand
 
 # %% auto #0
@@ -170,7 +170,7 @@ def _in_memory(data, progress):
     parts = {name: [] for name in columns}
     def write(batch):
         if not batch["images"]: return
-        raw = {name: np.stack(images) for name, images in batch.items()}
+        raw = {name: stacked(images) for name, images in batch.items()}
         for name, images in columns.items(): parts[name].append(images.transform(raw[_STORES[name]]))
         pixels = np.ma.getdata(raw["images"])
         ends.append(np.stack([pixels.min((1, 2, 3)), pixels.max((1, 2, 3))], 1))
@@ -298,8 +298,9 @@ def _as_raw(
                             "Resize or crop them to one size first.")
     if array.dtype.kind not in "buif":
         raise ImageSetError(f"{name} have dtype {array.dtype}; expected real numbers (of complex ones, the magnitude).")
-    try: return channels_first(array, True, channel_axis)
+    try: array = channels_first(array, True, channel_axis)
     except ImageSetError as error: raise ImageSetError(f"{name}: {error}") from None
+    return stacked([fill_unseen(image) for image in array]) if np.ma.is_masked(array) else np.ma.getdata(array)
 
 def _size(images): return "×".join(map(str, images.shape[1:]))
 
@@ -397,7 +398,7 @@ def open_set(
 class _CheckedArrays(ArrayStore):
     "Object images and background-only images, checked as they are read."
     def __init__(self, x, b):
-        super().__init__(np.concatenate([x, b]))
+        super().__init__(np.ma.concatenate([x, b]) if np.ma.isMA(x) or np.ma.isMA(b) else np.concatenate([x, b]))
         self.n_objects = len(x)
 
     def name(self, i):
@@ -761,8 +762,7 @@ def _column(file, name, n):
     if dataset.shape != (n,):
         raise ImageSetError(f"{what} has shape {dataset.shape}; expected ({n},), one entry for each image")
     try: values = dataset[:]
-    except OSError as error:
-        raise ImageSetError(f"{what} cannot be read, so the file is damaged or cut short ({error})") from None
+    except _HDF5_ERRORS as error: raise ImageSetError(f"{what} " + _why_not_read(error, dataset)) from None
     return np.array([value.decode() for value in values]) if values.dtype.kind in "OS" else values
 
 def _hdf5_masks(path, name, reading, images, labels, ignore):

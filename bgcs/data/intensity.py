@@ -20,6 +20,7 @@ __all__ = ['Normalization', 'as_normalization']
 # %% ../../nbs/data/02_intensity.ipynb #c5ad0988
 def _scaled(raw, low, high):
     "`(raw - low) / (high - low)` in float32; `low` and `high` numbers or `(n, 1, 1, 1)`."
+    raw = np.asarray(raw)  # with what lies beneath a mask
     low, span = np.asarray(low, np.float64), np.asarray(high, np.float64) - low
     factor = np.divide(1, span, out=np.zeros_like(span, dtype=np.float64), where=span != 0)
     if low.ndim == 0 and low == 0 and raw.dtype.itemsize <= 2:  # short types need no float64 in between
@@ -45,7 +46,13 @@ def _too_wide(dtype):
 def _range(raw, settings): return _scaled(raw, settings.low, settings.high).clip(0, 1)
 
 # %% ../../nbs/data/02_intensity.ipynb #57b1e7ce
-def _per_image(values, statistic): return statistic(values.reshape(len(values), -1)).reshape(-1, 1, 1, 1)
+def _per_image(values, statistic):
+    "A statistic of each image, of those of its values that are seen."
+    values = values.reshape(len(values), -1)
+    if np.ma.is_masked(values):
+        seen = (row.compressed() if row.count() else row.data for row in values)
+        return np.concatenate([statistic(row[None]) for row in seen]).reshape(-1, 1, 1, 1)
+    return statistic(np.asarray(values)).reshape(-1, 1, 1, 1)
 
 def _percentile(raw, settings):
     low = _per_image(raw, lambda v: np.percentile(v, settings.low, axis=1))
@@ -66,7 +73,7 @@ def _zscore(raw, settings):
     return _scaled(raw, mean - settings.clip * deviation, mean + settings.clip * deviation).clip(0, 1)
 
 def _function(raw, settings):
-    images = [np.asarray(settings.function(image), np.float32) for image in raw]
+    images = [np.asarray(settings.function(np.asarray(image)), np.float32) for image in raw]
     for image, given in zip(images, raw): _check_made(image, given.shape)
     return np.stack(images) if images else raw.astype(np.float32)
 

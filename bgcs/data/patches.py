@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .checks import check_choice, check_whole
-from .files import ImageSetError, change_size, channels_first, image_info, listing, read_image
+from .files import ImageSetError, change_size, channels_first, fill_unseen, image_info, listing, read_image
 from .images import ImageSet, open_set
 from .intensity import as_normalization
-from .stores import Reading, all_good, attempt, digest
+from .stores import Reading, _state_of_file, all_good, attempt, digest
 from .truth import _MaskValues, _as_values, _read_exactly, _shown
 
 # %% auto #0
@@ -339,23 +339,24 @@ class _PatchStore:
         return digest("patches", paths, self.which.tobytes(), self.places.tobytes(), repr(self.opening))
 
     def fingerprint(self):
-        states = [os.stat(source) for source in self.sources]
-        return digest([(s.st_size, s.st_mtime_ns, s.st_ino) for s in states])
+        return digest([_state_of_file(source) for source in self.sources])
 
 # %% ../../nbs/data/07_patches.ipynb #053e912e
+def _is_path(thing): return isinstance(thing, (str, os.PathLike))
+
 @dataclass(frozen=True)
 class _Pixels:
     "How a large image is opened."
     color: str | None
 
     def __call__(self, source):
-        return source if isinstance(source, np.ndarray) else read_image(source, color=self.color)
+        return fill_unseen(source) if isinstance(source, np.ndarray) else read_image(source, color=self.color)
 
     def finish(self, patch, shape, dtype):
         if patch.dtype != dtype or len(patch) != shape[0]:
             raise ImageSetError(f"is cut from an image of {len(patch)} channels of {patch.dtype}, "
                                 f"where others have {shape[0]} of {dtype}. Say color=, or cut them apart")
-        return Reading().finish(change_size(np.ascontiguousarray(patch), resize=shape[1:]), patch)
+        return Reading().finish(change_size(patch.copy(), resize=shape[1:]), patch)
 
 @dataclass(frozen=True)
 class _Marks:
@@ -406,8 +407,10 @@ def _invalid(
     image: np.ndarray,  # (c, h, w)
     invalid,  # 'zero', the number that means no data, a function of the image, or None
 ) -> np.ndarray:  # (h, w) bool
-    "Where an image shows nothing: NaN, and what the caller says."
+    "Where an image shows nothing: what its mask hides, NaN, and what the caller says."
+    hidden, image = np.ma.getmaskarray(image).any(0), np.ma.getdata(image)
     nothing = ~np.isfinite(image).all(0) if image.dtype.kind == "f" else np.zeros(image.shape[1:], bool)
+    nothing |= hidden
     if invalid is None: return nothing
     if callable(invalid): found = np.asarray(invalid(image[0] if len(image) == 1 else image))
     elif invalid == "zero": found = (image == 0).all(0)
@@ -431,11 +434,12 @@ class _Opened:
     invalid: object
     regions: object
 
-    def raster(self, mark, shape):
+    def raster(self, mark, shape, image):
         "What is marked in an image of this shape, as a raster `(1, h, w)` of labels."
         if self.boxed: return _box_raster(np.asarray(mark), shape)[None].astype(np.uint8)
         if mark is None: return np.zeros((1, *shape), np.uint8)
-        raster = _read_exactly(mark, self.values) if _is_path(mark) else np.asarray(mark)
+        like = image if _is_path(image) else None
+        raster = _read_exactly(mark, self.values, like=like) if _is_path(mark) else np.asarray(mark)
         raster = raster[None] if raster.ndim == 2 else raster
         if raster.shape[1:] != tuple(shape):
             raise ImageSetError(f"is {shape[0]}×{shape[1]}, and its labels {raster.shape[1]}×{raster.shape[2]}; "
@@ -446,7 +450,7 @@ class _Opened:
         "Number of channels and type of an image, and places `(p, 5)` of its object and its background-only patches."
         pixels = _Pixels(self.color)(channels_first(image) if isinstance(image, np.ndarray) else image)
         h, w = pixels.shape[1:]
-        raster = self.raster(mark, (h, w))
+        raster = self.raster(mark, (h, w), image)
         marked = _Marks(self.values)(raster)[0] > 0
         excluded = np.isin(raster, self.exclude_values).any(0)
         masks = (marked, _invalid(pixels, self.invalid), excluded)
@@ -498,20 +502,20 @@ def _gathered(cut, size):
     return np.concatenate(which), np.concatenate(places), np.array(presence)
 
 # %% ../../nbs/data/07_patches.ipynb #0f6ba2e8
-def _is_path(thing): return isinstance(thing, (str, os.PathLike))
-
 def _stores(images, marks, which, places, names, opened, shape, dtype):
     "Stores of the patches and of their masks, and whether any of it lies in memory."
     sources = [channels_first(image) if isinstance(image, np.ndarray) else image for image in images]
     pixels = _PatchStore(sources, which, places, names, _Pixels(opened.color), shape, dtype)
-    if opened.boxed or not all(map(_is_path, marks)): marks = _rasters(sources, marks, set(which.tolist()), opened)
+    by_place = any(_is_path(mark) and os.fspath(mark).lower().endswith((".nii", ".nii.gz")) for mark in marks)
+    if opened.boxed or by_place or not all(map(_is_path, marks)):
+        marks = _rasters(sources, marks, set(which.tolist()), opened)
     masks = _PatchStore(marks, which, places, names, _Marks(opened.values), (1, *shape[1:]), np.uint8)
     return pixels, masks, any(isinstance(thing, np.ndarray) for thing in [*images, *marks])
 
 def _rasters(sources, marks, needed, opened):
     "Rasters in memory, for marks that aren't all files."
     rasters = [None] * len(marks)
-    for k in needed: rasters[k] = opened.raster(marks[k], _size(sources[k]))
+    for k in needed: rasters[k] = opened.raster(marks[k], _size(sources[k]), sources[k])
     return rasters
 
 def _size(source):

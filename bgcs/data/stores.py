@@ -5,13 +5,14 @@
 # %% ../../nbs/data/03_stores.ipynb #0bd4f808
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 
 from .checks import check_choice, listed
-from .files import ImageSetError, _check_pixels, _recolor, change_size, image_info, listing, read_image
+from .files import ImageSetError, _check_pixels, _recolor, _refuse_bombs, beside, change_size
+from .files import image_info, listing, read_image
 
 # %% auto #0
 __all__ = ['Reading', 'ArrayStore', 'PackedStore', 'FileStore', 'LazyImages', 'HDF5Store', 'cache_folder', 'clear_cache',
@@ -65,6 +67,12 @@ def attempt(
     try: return read()
     except ImageSetError as error: return error
 
+def stacked(
+    images: list,  # of one shape and type
+) -> np.ndarray:  # `(k, c, h, w)`; a masked array, where something of one of them is unseen
+    "Images in one array."
+    return np.ma.stack(images) if any(map(np.ma.isMA, images)) else np.stack(images)
+
 def all_good(
     store,
     indices,  # of images
@@ -75,7 +83,7 @@ def all_good(
     if bad:
         n = len(bad)
         raise ImageSetError(f"{n} images cannot be used:\n" + listing(bad))
-    return np.stack(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
+    return stacked(images) if images else np.zeros((0, *store.shape[1:]), store.dtype)
 
 def digest(*things) -> str:
     "A short name for what these things are."
@@ -121,6 +129,8 @@ class ArrayStore:
     def batch(self, indices): return list(self.read(indices))
     def read(self, indices): return self.array[_as_slice(indices)]
 
+def _beside_cache(path, what): return Path(path).with_suffix(f".{what}.npy")
+
 class PackedStore(ArrayStore):
     "Raw images of a packed cache, mapped into memory; each process opens the file for itself."
     def __init__(self,
@@ -128,6 +138,21 @@ class PackedStore(ArrayStore):
     ):
         self.path = os.fspath(path)
         super().__init__(np.load(self.path, mmap_mode="r", allow_pickle=False))
+        rows, bits = (_beside_cache(path, what) for what in ("rows", "unseen"))
+        self.unseen = None
+        if rows.is_file():  # images of which something is unseen, and where, in bits
+            self.unseen = np.load(rows, allow_pickle=False), np.load(bits, mmap_mode="r", allow_pickle=False)
+
+    def read(self, indices):
+        images = super().read(indices)
+        if self.unseen is None: return images
+        (rows, bits), wanted = self.unseen, np.arange(len(self.array))[indices]
+        at = np.searchsorted(rows, wanted).clip(max=len(rows) - 1)
+        masked, (_, _, h, w) = rows[at] == wanted, self.shape
+        if not masked.any(): return images
+        hidden = np.zeros((len(wanted), 1, h, w), bool)
+        hidden[masked] = np.unpackbits(bits[at[masked]], axis=1, count=h * w).reshape(-1, 1, h, w)
+        return np.ma.masked_array(images, np.broadcast_to(hidden, images.shape))
 
     def __getstate__(self): return self.path
     def __setstate__(self, path): self.__init__(path)
@@ -151,9 +176,9 @@ def _read_file(path, page, reading):
 
 def _state_of_file(path):
     "What changes where a file is written anew; None where it cannot be seen."
-    try: state = os.stat(path) if path is not None else None
-    except OSError: state = None
-    return (state.st_size, state.st_mtime_ns, state.st_ino) if state else None
+    try: states = [os.stat(file) for file in (path, *beside(path))] if path is not None else None
+    except OSError: states = None
+    return tuple(n for state in states for n in (state.st_size, state.st_mtime_ns, state.st_ino)) if states else None
 
 def _processors(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -273,11 +298,44 @@ def open_hdf5(
 ):  # the file, open for reading
     "An HDF5 file, or an error that says what is wrong with it."
     import h5py
+    with suppress(ImportError): import hdf5plugin  # noqa: F401 — further ways of compression, where it is installed
     if not os.path.isfile(path): raise ImageSetError(f"{path} is not there; expected an HDF5 file")
     try: return h5py.File(path, "r")
-    except OSError as error:
-        raise ImageSetError(f"{path} is not an HDF5 file, or is damaged or cut short ({error}). "
-                            "Copy it again") from None
+    except _HDF5_ERRORS as error: raise ImageSetError(f"{path} " + _why_not_opened(error)) from None
+
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # by which h5py says what is wrong
+
+def _why_not_opened(error):
+    "What is wrong with an HDF5 file, and what to do."
+    told, number = str(error), getattr(error, "errno", None)
+    if number == errno.EACCES or "Permission denied" in told:
+        return "may not be read by this user. Change its permissions"
+    if "unable to lock file" in told or number in (errno.EAGAIN, errno.ENOLCK):
+        return ("is locked: another program has it open for writing. Close it there; if none has, and the disk knows "
+                "no locks, set the environment variable HDF5_USE_FILE_LOCKING=FALSE")
+    if "already open for write" in told or "consistency flags" in told:
+        return ("was left open by a program that wrote to it. If that program has ended, run "
+                "h5clear --status on the file (one of HDF5's tools)")
+    return f"is not an HDF5 file, or is damaged or cut short ({told}). Copy it again"
+
+def _why_not_read(
+    error: Exception,  # of h5py
+    dataset,  # that was read
+) -> str:
+    "What is wrong with a data set, and what to do: a way of compression may be missing."
+    missing = [] if dataset is None else _missing_filters(dataset)
+    if not missing: return f"cannot be read, so the file is damaged or cut short ({error}). Copy it again"
+    names = listed(missing)
+    return (f"is compressed by HDF5 filters that are not installed: {names}. Most come with the package hdf5plugin: "
+            "pip install hdf5plugin")
+
+def _missing_filters(dataset):
+    "Filters of a data set that are not installed, by name."
+    import h5py
+    filters = dataset.id.get_create_plist()
+    found = (filters.get_filter(i) for i in range(filters.get_nfilters()))
+    missing = [(number, name) for number, _, _, name in found if not h5py.h5z.filter_avail(number)]
+    return [name.decode(errors="replace").split("\0")[0] or f"number {number}" for number, name in missing]
 
 def dataset_of(
     file,  # an open HDF5 file
@@ -285,11 +343,14 @@ def dataset_of(
 ):  # the data set
     "A data set that lies in this very file."
     import h5py
-    _refuse_links(file, name)
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        held = listed(map(repr, _datasets(file))) or "none"
-        raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {held}")
+    try:
+        _refuse_links(file, name)
+        found = file.get(name)
+        held = None if isinstance(found, h5py.Dataset) else listed(map(repr, _datasets(file))) or "none"
+    except _HDF5_ERRORS as error:
+        if isinstance(error, ImageSetError): raise
+        raise ImageSetError(f"{file.filename} " + _why_not_opened(error)) from None
+    if held is not None: raise ImageSetError(f"{file.filename} holds no data set {name!r}; it holds {held}")
     if found.is_virtual or found.external:
         raise ImageSetError(f"{file.filename}: {name!r} keeps its values in other files, which are not read. "
                             "Copy the data into one file")
@@ -354,6 +415,8 @@ class HDF5Store:
         shape = self._open().shape
         self.axis = _axis_of_channels(shape, channel_axis, self._where)
         if not shape[0]: raise ImageSetError(f"{self._where} is empty")
+        try: _refuse_bombs(int(np.prod(shape[1:], dtype=float)))
+        except ImageSetError as error: raise ImageSetError(f"{self._where} {error}") from None
         first = _prepared(self._raw(slice(0, 1))[0], replace(reading, check=False))
         self.shape, self.dtype = (shape[0], *first.shape), first.dtype
 
@@ -365,10 +428,9 @@ class HDF5Store:
     def __getstate__(self): return self.__dict__ | {"_file": None, "_opener": None}
 
     def _raw(self, rows):
-        try: slab = self._open()[rows]
-        except OSError as error:
-            raise ImageSetError(f"{self._where} cannot be read, so the file is damaged or cut short ({error}). "
-                                "Copy it again") from None
+        dataset = self._open()
+        try: slab = dataset[rows]
+        except _HDF5_ERRORS as error: raise ImageSetError(f"{self._where} " + _why_not_read(error, dataset)) from None
         return slab[:, None] if self.axis is None else np.moveaxis(slab, self.axis, 1)
 
     def name(self, i): return f"{self.path}: {self.dataset}[{i}]"
@@ -390,7 +452,7 @@ class HDF5Store:
     def fingerprint(self): return digest(*_state_of_file(self.path))
 
 # %% ../../nbs/data/03_stores.ipynb #20f61c50
-_FORMAT = "bgcs.cache/1"
+_FORMAT = "bgcs.cache/2"
 
 def cache_folder() -> Path:
     "Where packed caches are kept: the environment variable `BGCS_CACHE`, or the system's place for caches."
@@ -532,11 +594,12 @@ def _read_all(
 
 # %% ../../nbs/data/03_stores.ipynb #146090a5
 class _Writer:
-    "Appends raw images to an .npy file whose number of images is written last."
-    def __init__(self, path, store):
-        self.shape, self.dtype = store.shape, store.dtype
+    "Appends raw images to an .npy file whose number of images is written last; what is unseen of them to another."
+    def __init__(self, path, shape, dtype):
+        self.path, self.shape, self.dtype = path, shape, dtype
         self.n, self.file = 0, open(path, "wb")
-        self._header(store.shape[0])
+        self.rows, self.unseen = [], None  # numbers of images of which something is unseen, and the writer of where
+        self._header(shape[0])
 
     def _header(self, n):
         descr = np.lib.format.dtype_to_descr(self.dtype)
@@ -544,10 +607,21 @@ class _Writer:
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, images):
-        if images: self.file.write(np.ascontiguousarray(np.stack(images)).data)
+        if images: self.file.write(np.ascontiguousarray(stacked(images)).data)
+        for k, image in enumerate(images):
+            if np.ma.is_masked(image): self._hide(self.n + k, np.packbits(image.mask.any(0)))
         self.n += len(images)
 
+    def _hide(self, row, bits):
+        if not self.rows:
+            self.unseen = _Writer(_beside_cache(self.path, "unseen"), (self.shape[0], len(bits)), np.dtype(np.uint8))
+        self.rows.append(row)
+        self.unseen.append([bits])
+
     def close(self):
+        if self.rows:
+            self.unseen.close()
+            np.save(_beside_cache(self.path, "rows"), np.array(self.rows))
         self.file.seek(0)
         self._header(self.n)  # NumPy pads headers, so this one is as long as the first
         self.file.flush()
@@ -584,7 +658,7 @@ def _open_cache(folder, stores):
     except (OSError, ValueError, KeyError): return None
 
 def _write_cache(folder, stores, on_bad, progress, check):
-    writers = {name: _Writer(folder / f"{name}.npy", store) for name, store in stores.items()}
+    writers = {name: _Writer(folder / f"{name}.npy", store.shape, store.dtype) for name, store in stores.items()}
     def write(images):
         for name, batch in images.items(): writers[name].append(batch)
     try: kept, skipped = _read_all(stores, write, on_bad, progress, "Packing", check=check)

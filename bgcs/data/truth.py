@@ -47,11 +47,12 @@ def _read_labels(
     path,
     page=None,  # see `read_image`; None: several pages of one mask as channels
     by_number: bool = False,  # of a palette, the numbers in any case, since some are named
+    like=None,  # image file whose place in space the labels are laid on, see `read_image`
 ) -> np.ndarray:  # `(c, h, w)`
     "The labels of a mask file."
     info = image_info(path)
-    if page is None and info.pages > 1: return read_image(path, "channels", color="index")
-    raster = read_image(path, page, color="index")
+    if page is None and info.pages > 1: return read_image(path, "channels", color="index", like=like)
+    raster = read_image(path, page, color="index", like=like)
     if info.mode != "P" or len(raster) > 1: return _shown(raster)
     return raster if by_number else _numbers_or_colours(path, raster)
 
@@ -90,9 +91,9 @@ class _MaskValues:
         return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, raster, side="right")]
 
 # %% ../../nbs/data/03_truth.ipynb #42dabde7
-def _read_exactly(path, values, page=None):
+def _read_exactly(path, values, page=None, like=None):
     "The labels of a mask file, those saved with loss rounded."
-    raster = _read_labels(path, page, values.labels is not None)
+    raster = _read_labels(path, page, values.labels is not None, like)
     return values.rounded(raster) if _is_lossy(path) else raster
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class MaskStore(FileStore):
     def raster(self, path, i):
         "The labels of a mask file of image `i`, and whether it was saved with loss."
         page = self._page(i)
-        raster = _read_labels(path, None if page == "channels" else page, self.by_number)
+        raster = _read_labels(path, None if page == "channels" else page, self.by_number, self.image_paths[i])
         _check_mask(raster, image_info(self.image_paths[i]))
         return raster, _is_lossy(path)
 
@@ -235,7 +236,10 @@ class MaskStore(FileStore):
         return change_size(mask, self.reading.crop, self.reading.resize, nearest=True)
 
     def _part(self, path, i):
-        try: return self.values(*self.raster(path, i))
+        try:
+            raster, lossy = self.raster(path, i)
+            unseen = np.ma.getmaskarray(raster).any(0)
+            return np.where(unseen, np.uint8(2), self.values(np.ma.getdata(raster), lossy))
         except ImageSetError as error:
             if path == self.paths[i]: raise
             raise ImageSetError(f"is united with {path}, which {error}") from None

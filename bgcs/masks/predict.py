@@ -276,7 +276,7 @@ def predict_large(
     "The mask of one image of any size, tile by tile."
     check_whole("batch_size", batch_size, 1)
     with kept_memory(), _bar(1, 0, progress) as bar:
-        images = [channels_first(np.asarray(image), channel_axis=channel_axis)]
+        images = [channels_first(np.asanyarray(image), channel_axis=channel_axis)]
         mask = next(_stream(segmenter, images, Tiling(**tiling), batch_size, flip, bar.update))
     if isinstance(mask, ImageSetError): raise ImageSetError(f"the image {mask}")
     return mask
