@@ -152,56 +152,8 @@ def _camera_around(
     half = float(max(tall, wide / 1.5, np.ptp(plane) / 200) * 0.6)
     return [x, y, half or 1.0]
 
-# %% ../../nbs/widgets/03_explorer.ipynb #57111b01
-def _draw_legend(fig, legend: dict):  # a matplotlib figure; as the view has it
-    "What the colours say, to the right of the points."
-    from matplotlib.lines import Line2D
-    place, small = (0.72, 0.99), {"fontsize": 7, "title_fontsize": 7, "frameon": False}
-    if "colours" in legend:
-        ax = fig.add_axes((0.74, 0.25, 0.03, 0.6))
-        ax.imshow(to_rgba_array(legend["colours"])[:, None], aspect="auto", origin="lower")
-        ax.set_xticks([])
-        ax.set_yticks([0, len(legend["colours"]) - 1], [legend["low"], legend["high"]], fontsize=7)
-        ax.yaxis.tick_right()
-        return ax.set_title(legend["title"], fontsize=7, loc="left")
-    many, marks = legend["entries"], []
-    rest = len(many) - 18
-    for entry in many[:18]:
-        label, marker, count = entry["label"], _MARKERS[entry["shape"]], entry["count"]
-        marks.append(Line2D([], [], ls="", ms=4, marker=marker, color=entry["colour"], label=f"{label[:28]}  {count:,}"))
-    if rest > 0: marks.append(Line2D([], [], ls="", label=f"and {rest} more"))
-    fig.legend(handles=marks, title=legend["title"], loc="upper left", bbox_to_anchor=place, **small)
-
-def _points_figure(
-    xy: np.ndarray,  # `(n, 2)`
-    codes: np.ndarray,  # `(n,)` entry of the legend of each point
-    hollow: np.ndarray,  # `(n,)` bool: object images
-    chosen: np.ndarray,  # `(n,)` bool: selected; where some are, others are pale
-    shown: np.ndarray,  # which points are not hidden
-    legend: dict,  # as the view has it
-    said: str,
-    most: int = 3000,  # points; of more, some are drawn at random
-):  # a matplotlib figure
-    "What the view shows, without its images."
-    if len(shown) > most: shown = np.sort(np.random.default_rng(0).choice(shown, most, replace=False))
-    entries, fig = legend.get("entries", []), Figure(figsize=(6.4, 3.9), dpi=100)
-    colours = to_rgba_array([entry["colour"] for entry in entries] or [*legend["colours"], _GREY])[codes]
-    if chosen.any(): colours[~chosen, 3] = 0.15
-    shapes = np.array([entry["shape"] for entry in entries] or [0] * 256)[codes]
-    ax = fig.add_axes((0.005, 0.13, 0.705, 0.865), xticks=[], yticks=[])
-    for shape, empty in {*zip(shapes[shown].tolist(), hollow[shown].tolist())}:
-        these = shown[(shapes[shown] == shape) & (hollow[shown] == empty)]
-        marker = MarkerStyle(_MARKERS[shape], "none" if empty else "full")  # '+' and 'x' are lines, hollow or not
-        ax.scatter(*xy[these].T, s=12, marker=marker, color=colours[these], linewidths=0.8 if empty or not marker.is_filled() else 0)
-    for entry in entries:
-        if entry["name"] != "" and entry.get("at"):
-            ax.annotate(entry["name"], entry["at"], fontsize=9, weight="bold", ha="center", va="center")
-    _draw_legend(fig, legend)
-    fig.text(0.005, 0.11, _wrapped([said]), fontsize=7, va="top")
-    return fig
-
 # %% ../../nbs/widgets/03_explorer.ipynb #c8724be5
-class _Viewed(_WithStill, ClusterEditor):
+class _Viewed(ClusterEditor):
     "An editor whose points are seen in a view."
     def __init__(self, clusterer, data, columns, most, per_page, progress):
         super().__init__(clusterer, data, columns, most, progress)
@@ -211,18 +163,6 @@ class _Viewed(_WithStill, ClusterEditor):
         self._said, self._wrong, self._used = "", False, False  # used: somebody does something with the page
         self.view = _PointsView(per_page=per_page)
         self._draw()
-
-    def _ipython_display_(self):
-        with self._lock: super()._ipython_display_()  # or UMAP could come between the picture and the output
-
-    def _still(self):
-        "The points as the view has them."
-        with self._lock:
-            legend, hollow, said = self.view.legend, self.points.presence, self._summary()
-            shown = np.flatnonzero(~np.isin(self._codes, self.view.hidden))
-            return _points_figure(self.xy, self._codes, hollow, self.chosen, shown, legend, said)
-
-    def _words(self): return self._summary()
 
     @property
     def _with_objects(self): return len(self.points) > len(self._plane.backgrounds)
@@ -295,6 +235,71 @@ class _Viewed(_WithStill, ClusterEditor):
             self._said, self._wrong = said, wrong
             self._selected()
 
+# %% ../../nbs/widgets/03_explorer.ipynb #57111b01
+def _draw_legend(fig, legend: dict):  # a matplotlib figure; as the view has it
+    "What the colours say, to the right of the points."
+    from matplotlib.lines import Line2D
+    place, small = (0.72, 0.99), {"fontsize": 7, "title_fontsize": 7, "frameon": False}
+    if "colours" in legend:
+        ax = fig.add_axes((0.74, 0.25, 0.03, 0.6))
+        ax.imshow(to_rgba_array(legend["colours"])[:, None], aspect="auto", origin="lower")
+        ax.set_xticks([])
+        ax.set_yticks([0, len(legend["colours"]) - 1], [legend["low"], legend["high"]], fontsize=7)
+        ax.yaxis.tick_right()
+        return ax.set_title(legend["title"], fontsize=7, loc="left")
+    many, marks = legend["entries"], []
+    rest = len(many) - 18
+    for entry in many[:18]:
+        label, count = entry["label"][:28], entry["count"]
+        look = {"marker": _MARKERS[entry["shape"]], "color": entry["colour"]}
+        marks.append(Line2D([], [], ls="", ms=4, label=f"{label}  {count:,}", **look))
+    if rest > 0: marks.append(Line2D([], [], ls="", label=f"and {rest} more"))
+    fig.legend(handles=marks, title=legend["title"], loc="upper left", bbox_to_anchor=place, **small)
+
+def _points_figure(
+    xy: np.ndarray,  # `(n, 2)`
+    codes: np.ndarray,  # `(n,)` entry of the legend of each point
+    hollow: np.ndarray,  # `(n,)` bool: object images
+    chosen: np.ndarray,  # `(n,)` bool: selected; where some are, others are pale
+    shown: np.ndarray,  # which points are not hidden
+    legend: dict,  # as the view has it
+    said: str,
+    most: int = 3000,  # points; of more, some are drawn at random
+):  # a matplotlib figure
+    "What the view shows, without its images."
+    if len(shown) > most: shown = np.sort(np.random.default_rng(0).choice(shown, most, replace=False))
+    entries, fig = legend.get("entries", []), Figure(figsize=(6.4, 3.9), dpi=100)
+    colours = to_rgba_array([entry["colour"] for entry in entries] or [*legend["colours"], _GREY])[codes]
+    if chosen.any(): colours[~chosen, 3] = 0.15
+    shapes = np.array([entry["shape"] for entry in entries] or [0] * 256)[codes]
+    ax = fig.add_axes((0.005, 0.13, 0.705, 0.865), xticks=[], yticks=[])
+    for shape, empty in {*zip(shapes[shown].tolist(), hollow[shown].tolist())}:
+        these = shown[(shapes[shown] == shape) & (hollow[shown] == empty)]
+        marker = MarkerStyle(_MARKERS[shape], "none" if empty else "full")  # '+' and 'x' are lines, hollow or not
+        line = 0.8 if empty or not marker.is_filled() else 0
+        ax.scatter(*xy[these].T, s=12, marker=marker, color=colours[these], linewidths=line)
+    for entry in entries:
+        if entry["name"] != "" and entry.get("at"):
+            ax.annotate(entry["name"], entry["at"], fontsize=9, weight="bold", ha="center", va="center")
+    _draw_legend(fig, legend)
+    fig.text(0.005, 0.11, _wrapped([said]), fontsize=7, va="top")
+    return fig
+
+# %% ../../nbs/widgets/03_explorer.ipynb #57111b02
+class _Stored(_WithStill, _Viewed):
+    "An editor whose view is stored with a picture."
+    def _ipython_display_(self):
+        with self._lock: super()._ipython_display_()  # or UMAP could come between the picture and the output
+
+    def _still(self):
+        "The points as the view has them."
+        with self._lock:
+            legend, hollow, said = self.view.legend, self.points.presence, self._summary()
+            shown = np.flatnonzero(~np.isin(self._codes, self.view.hidden))
+            return _points_figure(self.xy, self._codes, hollow, self.chosen, shown, legend, said)
+
+    def _words(self): return self._summary()
+
 # %% ../../nbs/widgets/03_explorer.ipynb #7df3c0a4
 _ACTIONS = ("merge", "split", "split_off", "rename", "drop", "move", "undo", "redo", "save", "export",
             "color_by", "show_objects", "stop")
@@ -303,7 +308,7 @@ def _error_in_words(error):
     "A message that was made for users alone, others with the kind of error."
     return str(error) if isinstance(error, (ValueError, OSError)) else _with_kind(error)
 
-class _Listening(_Viewed):
+class _Listening(_Stored):
     "A view that is listened to."
     def __init__(self, *args):
         super().__init__(*args)

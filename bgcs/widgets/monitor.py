@@ -534,8 +534,10 @@ class _Shown(_WithStill):
         "The masks that the view shows, below what it says."
         shown, best = self.view.shown, self.history.best
         if shown < 0 and self._live: picture, text = self._live, f"step {self.step}"
-        elif self.frames: picture, text = self.frames[shown].picture, self.frames[shown].text(self.frames[shown] is best)
-        else: return None
+        elif not self.frames: return None
+        else:
+            frame = self.frames[shown]
+            picture, text = frame.picture, frame.text(frame is best)
         return _still_of([[(_wrapped([*self._sentences(), f"{text} ({self.history.rows})"]), picture)]])
 
     def _words(self): return " ".join(self._sentences())
@@ -544,7 +546,9 @@ class _Shown(_WithStill):
         "Title, what was done, and the verdict, if there is one."
         state = self._state()
         said, verdict = [state["title"] or state["empty"], state.get("said", "")], state.get("verdict")
-        if verdict: said.append(": ".join(filter(None, [f"The masks are {verdict['word']}", "; ".join(verdict["reasons"])])))
+        if verdict:
+            word, reasons = verdict["word"], "; ".join(verdict["reasons"])
+            said.append(f"The masks: {word}; {reasons}" if reasons else f"The masks: {word}")
         return [part.rstrip(".") + "." for part in said if part]
 
     def _renew(self):

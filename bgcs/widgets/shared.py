@@ -150,10 +150,15 @@ class _WithStill:
 
     def _words(self) -> str: "What the view shows, in words."; return ""
 
+    def _line(self):
+        kind, words = type(self).__name__, self._words()
+        return f"{kind}: {words}"
+
     def _picture_bytes(self):
         try: still = self._still()
         except Exception as error:  # a view is worth more than its picture
-            warnings.warn(f"this view has no still picture: {type(error).__name__}: {error}")
+            kind = type(error).__name__
+            warnings.warn(f"this view has no still picture: {kind}: {error}")
             return b""
         return b"" if still is None else _small_png(still)
 
@@ -161,13 +166,12 @@ class _WithStill:
         "What the two outputs hold, and metadata."
         found, picture = self.view._repr_mimebundle_(), self._picture_bytes()
         data, metadata = found if isinstance(found, tuple) else (found, {})
-        words = f"{type(self).__name__}: {self._words()}"
-        live = {_VIEW: data[_VIEW]} | ({"image/png": picture} if picture else {}) | {"text/plain": words}
+        live = {_VIEW: data[_VIEW]} | ({"image/png": picture} if picture else {}) | {"text/plain": self._line()}
         return [(live, metadata), (_fallback(picture), {})]
 
     def _ipython_display_(self):
         from IPython.display import display
-        if not _in_notebook(): return print(f"{type(self).__name__}: {self._words()}")
+        if not _in_notebook(): return print(self._line())
         shown = [display(data, raw=True, metadata=more, display_id=True) for data, more in self._bundles()]
         self._outputs = [*self._outputs, shown]
 
