@@ -8,7 +8,8 @@ function showStill(picture) {
   const here = document.currentScript.closest(".jp-OutputArea-child, .output_area");
   const view = here?.previousElementSibling;
   if (!view) return; // another kind of page, which chooses the picture by itself
-  const still = Object.assign(document.createElement("img"), { className: "bgcs-still", src: picture });
+  const said = "As it was; run the cell to bring the view back.";
+  const still = Object.assign(new Image(), { className: "bgcs-still", src: picture, alt: said, title: said });
   still.style.maxWidth = "100%";
   let late = false;
   const look = () => {
