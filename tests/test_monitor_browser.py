@@ -143,7 +143,7 @@ def test_after_a_reload_and_a_closed_lid_the_view_is_up_to_date(session):
 def test_stop_ends_training_with_a_usable_segmenter(session):
     page, view = session["page"], monitor(session["page"])
     if os.environ.get("BGCS_REFRESH_IMAGES"):  # the picture of the documentation, when masks have formed
-        page.wait_for_timeout(60_000)
+        until(page, lambda: step(view) > 600)
         view.screenshot(path=ROOT / "nbs" / "images" / "monitor.png")
     view.get_by_role("button", name="Stop").click()
     until(page, lambda: "Stopped after step" in view.inner_text())

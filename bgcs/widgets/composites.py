@@ -13,7 +13,6 @@ import anywidget
 import numpy as np
 import torch
 import traitlets as T
-from IPython.display import display
 
 from ..data.checks import check_choice, listed
 from ..data.images import ImageSet
@@ -25,7 +24,7 @@ from ..objective.divergence import make_divergence
 from ..masks.criteria import predict_masks
 from ..masks.evaluate import png_bytes
 from ..masks.segment import Segmenter
-from .shared import asset, picture_grid, picture_png
+from .shared import _sheets_figure, _still_of, _WithStill, asset, picture_grid, picture_png
 
 # %% auto #0
 __all__ = ['BlindTest', 'CompositeViewer']
@@ -302,27 +301,11 @@ def _said_of_grid(composites, settings, onto, made):
 def _plot_panels(
     panels: list[list[_Panel]],  # rows of panels
     zoom: int,  # screen pixels a pixel
-    caption: int = 20,  # height of a caption in pixels
-    gap: int = 16,  # pixels between panels
 ):  # a matplotlib figure
     "Panels with their captions, placed as in the view."
     import matplotlib.pyplot as plt
     rows = [[(panel.label, picture_grid(panel.rows, zoom)) for panel in row if panel.rows] for row in panels]
-    rows = [row for row in rows if row]
-    widths = [[max(sheet.shape[1], 6 * len(label)) + gap for label, sheet in row] for row in rows]
-    heights = [caption + gap + max(sheet.shape[0] for _, sheet in row) for row in rows]
-    width, height, y = max(map(sum, widths)), sum(heights), 0
-    fig = plt.figure(figsize=(width / 100, height / 100), dpi=100)
-    for row, across, down in zip(rows, widths, heights):
-        x = 0
-        for (label, sheet), wide in zip(row, across):
-            high, broad = sheet.shape[:2]
-            fig.text(x / width, 1 - (y + caption - 5) / height, label, fontsize=7.5)
-            ax = fig.add_axes((x / width, 1 - (y + caption + high) / height, broad / width, high / height))
-            ax.imshow(sheet)
-            ax.axis("off")
-            x += wide
-        y += down
+    fig = _sheets_figure([row for row in rows if row], plt.figure)
     plt.close(fig)
     return fig
 
@@ -391,7 +374,7 @@ class _Pictures:
         return _plot_panels(panels, self.zoom)
 
 # %% ../../nbs/widgets/04_composites.ipynb #c0a0501d
-class _Skin(_Pictures):
+class _Skin(_WithStill, _Pictures):
     "Gives pictures to the view, and hears what it asks."
     def _put(self, panels, zoom):
         self.view.panels = [
@@ -435,7 +418,13 @@ class _Skin(_Pictures):
         elif do == "answer" and self.test.open: self.answer(message["choice"])
         elif do in ("next_draw", "save", "ask"): getattr(self, do)()
 
-    def _ipython_display_(self): display(self.view)
+    def _still(self):
+        "The panels of the view."
+        return _still_of([[(panel["label"], panel["png"]) for panel in row] for row in self.view.panels])
+
+    def _words(self):
+        said = self.view.said
+        return " ".join(filter(None, [*said["notes"], said["lead"], said["text"]]))
 
 # %% ../../nbs/widgets/04_composites.ipynb #f2ed5423
 def _another_cluster(composites, number=0):

@@ -12,8 +12,10 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import traitlets as T
-from IPython.display import display
 from ipywidgets.widgets.trait_types import CByteMemoryView
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as Outline
 from PIL import Image
 
@@ -22,8 +24,8 @@ from ..data.checks import check_choice, did_you_mean, listed
 from ..data.images import ImageSet
 from ..masks.evaluate import png_bytes
 from .editor import ClusterEditor, _choices, _colouring_by, _densest, _described
-from .plane import _object_points, _picture_of, _Plane, plot_plane
-from .shared import asset
+from .plane import _GREY, _MARKERS, _object_points, _picture_of, _Plane, plot_plane
+from .shared import _WithStill, _wrapped, asset
 
 # %% auto #0
 __all__ = ['ClusterExplorer']
@@ -158,11 +160,9 @@ class _Viewed(ClusterEditor):
         self._lock = threading.RLock()
         self._plane, self._showing = _Plane(self.points), False  # whether object images are wanted
         self._by, self._keys, self._hidden = "cluster", [], set()  # keys of the legend
-        self._said, self._wrong = "", False
+        self._said, self._wrong, self._used = "", False, False  # used: somebody does something with the page
         self.view = _PointsView(per_page=per_page)
         self._draw()
-
-    def _ipython_display_(self): display(self.view)
 
     @property
     def _with_objects(self): return len(self.points) > len(self._plane.backgrounds)
@@ -235,6 +235,71 @@ class _Viewed(ClusterEditor):
             self._said, self._wrong = said, wrong
             self._selected()
 
+# %% ../../nbs/widgets/03_explorer.ipynb #57111b01
+def _draw_legend(fig, legend: dict):  # a matplotlib figure; as the view has it
+    "What the colours say, to the right of the points."
+    from matplotlib.lines import Line2D
+    place, small = (0.72, 0.99), {"fontsize": 7, "title_fontsize": 7, "frameon": False}
+    if "colours" in legend:
+        ax = fig.add_axes((0.74, 0.25, 0.03, 0.6))
+        ax.imshow(to_rgba_array(legend["colours"])[:, None], aspect="auto", origin="lower")
+        ax.set_xticks([])
+        ax.set_yticks([0, len(legend["colours"]) - 1], [legend["low"], legend["high"]], fontsize=7)
+        ax.yaxis.tick_right()
+        return ax.set_title(legend["title"], fontsize=7, loc="left")
+    many, marks = legend["entries"], []
+    rest = len(many) - 18
+    for entry in many[:18]:
+        label, count = entry["label"][:28], entry["count"]
+        look = {"marker": _MARKERS[entry["shape"]], "color": entry["colour"]}
+        marks.append(Line2D([], [], ls="", ms=4, label=f"{label}  {count:,}", **look))
+    if rest > 0: marks.append(Line2D([], [], ls="", label=f"and {rest} more"))
+    fig.legend(handles=marks, title=legend["title"], loc="upper left", bbox_to_anchor=place, **small)
+
+def _points_figure(
+    xy: np.ndarray,  # `(n, 2)`
+    codes: np.ndarray,  # `(n,)` entry of the legend of each point
+    hollow: np.ndarray,  # `(n,)` bool: object images
+    chosen: np.ndarray,  # `(n,)` bool: selected; where some are, others are pale
+    shown: np.ndarray,  # which points are not hidden
+    legend: dict,  # as the view has it
+    said: str,
+    most: int = 3000,  # points; of more, some are drawn at random
+):  # a matplotlib figure
+    "What the view shows, without its images."
+    if len(shown) > most: shown = np.sort(np.random.default_rng(0).choice(shown, most, replace=False))
+    entries, fig = legend.get("entries", []), Figure(figsize=(6.4, 3.9), dpi=100)
+    colours = to_rgba_array([entry["colour"] for entry in entries] or [*legend["colours"], _GREY])[codes]
+    if chosen.any(): colours[~chosen, 3] = 0.15
+    shapes = np.array([entry["shape"] for entry in entries] or [0] * 256)[codes]
+    ax = fig.add_axes((0.005, 0.13, 0.705, 0.865), xticks=[], yticks=[])
+    for shape, empty in {*zip(shapes[shown].tolist(), hollow[shown].tolist())}:
+        these = shown[(shapes[shown] == shape) & (hollow[shown] == empty)]
+        marker = MarkerStyle(_MARKERS[shape], "none" if empty else "full")  # '+' and 'x' are lines, hollow or not
+        line = 0.8 if empty or not marker.is_filled() else 0
+        ax.scatter(*xy[these].T, s=12, marker=marker, color=colours[these], linewidths=line)
+    for entry in entries:
+        if entry["name"] != "" and entry.get("at"):
+            ax.annotate(entry["name"], entry["at"], fontsize=9, weight="bold", ha="center", va="center")
+    _draw_legend(fig, legend)
+    fig.text(0.005, 0.11, _wrapped([said]), fontsize=7, va="top")
+    return fig
+
+# %% ../../nbs/widgets/03_explorer.ipynb #57111b02
+class _Stored(_WithStill, _Viewed):
+    "An editor whose view is stored with a picture."
+    def _ipython_display_(self):
+        with self._lock: super()._ipython_display_()  # or UMAP could come between the picture and the output
+
+    def _still(self):
+        "The points as the view has them."
+        with self._lock:
+            legend, hollow, said = self.view.legend, self.points.presence, self._summary()
+            shown = np.flatnonzero(~np.isin(self._codes, self.view.hidden))
+            return _points_figure(self.xy, self._codes, hollow, self.chosen, shown, legend, said)
+
+    def _words(self): return self._summary()
+
 # %% ../../nbs/widgets/03_explorer.ipynb #7df3c0a4
 _ACTIONS = ("merge", "split", "split_off", "rename", "drop", "move", "undo", "redo", "save", "export",
             "color_by", "show_objects", "stop")
@@ -243,7 +308,7 @@ def _error_in_words(error):
     "A message that was made for users alone, others with the kind of error."
     return str(error) if isinstance(error, (ValueError, OSError)) else _with_kind(error)
 
-class _Listening(_Viewed):
+class _Listening(_Stored):
     "A view that is listened to."
     def __init__(self, *args):
         super().__init__(*args)
@@ -255,7 +320,7 @@ class _Listening(_Viewed):
         mask = np.zeros(len(self.points), bool)
         mask[np.frombuffer(self.view.selected, np.uint32)] = True
         if (mask == self.chosen).all(): return
-        self._said, self._wrong = "", False
+        self._said, self._wrong, self._used = "", False, True
         self._choose(mask)
 
     def _hidden_in_view(self, change):
@@ -264,6 +329,7 @@ class _Listening(_Viewed):
     def _on_message(self, view, content, buffers):
         "Do what the page asks, and say that it is done, with pictures if those were asked for."
         arguments = {name: value for name, value in content.items() if name not in ("do", "id")}
+        self._used = True
         answer, pictures = {"done": content["id"]}, []
         try:
             if content["do"] == "images": answer["points"], answer["texts"], pictures = self._pictures(**arguments)
@@ -324,6 +390,7 @@ class _Working(_Listening):
             self._plane.xy, self._plane.method = xy, method
             self.view.camera = []
             self._draw()
+            if not self._used: self._renew()  # which draws the view anew: not under somebody's hand
 
     def _add_objects(self, progress):
         number, done = min(int(self.data.presence.sum()), self.most), 0

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 import traitlets as T
 from IPython import get_ipython
-from IPython.display import display
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
@@ -40,7 +39,7 @@ from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
 from ..masks.criteria import Verdict, _last_best, _word_and_reasons, mask_iou
 from ..masks.segment import Segmenter
-from .shared import COLOURS, asset, picture_png
+from .shared import COLOURS, _still_of, _WithStill, _wrapped, asset, picture_png
 
 # %% auto #0
 __all__ = ['Frame', 'History', 'TrainingMonitor']
@@ -482,7 +481,7 @@ class _Flags:
         return "Keeping a snapshot" if self.keeping.is_set() else ""
 
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de17
-class _Shown:
+class _Shown(_WithStill):
     "A history in a view."
     def __init__(self):
         self.history, self.phase, self.step = History({}), "idle", 0
@@ -496,7 +495,7 @@ class _Shown:
         self._lock, self._flags = threading.RLock(), _Flags()
 
     def __getstate__(self):
-        own = ("view", "_lock", "_sent", "_flags", "_thread")
+        own = ("view", "_lock", "_sent", "_flags", "_thread", "_outputs")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state):
@@ -532,7 +531,29 @@ class _Shown:
 
     def _draw_curves(self): self._curves = _curves_shown(self.history)
 
-    def _ipython_display_(self): display(self.view)
+    def _still(self):
+        "The masks that the view shows, below what it says."
+        shown, best = self.view.shown, self.history.best
+        if shown < 0 and self._live: picture, text = self._live, f"step {self.step}"
+        elif not self.frames: return None
+        else:
+            frame = self.frames[shown]
+            picture, text = frame.picture, frame.text(frame is best)
+        return _still_of([[(_wrapped([*self._sentences(), f"{text} ({self.history.rows})"]), picture)]])
+
+    def _words(self): return " ".join(self._sentences())
+
+    def _sentences(self):
+        "Title, what was done, and the verdict, if there is one."
+        state = self._state()
+        said, verdict = [state["title"] or state["empty"], state.get("said", "")], state.get("verdict")
+        if verdict:
+            word, reasons = verdict["word"], "; ".join(verdict["reasons"])
+            said.append(f"The masks: {word}; {reasons}" if reasons else f"The masks: {word}")
+        return [part.rstrip(".") + "." for part in said if part]
+
+    def _renew(self):
+        if self.view is not None and self._pid == os.getpid(): super()._renew()
 
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de26
 class _Panel(_Shown):
@@ -673,7 +694,7 @@ class _Recorder(_Keeper):
         self._flags.clear()
         empty = "The first masks come with the first step."
         self._tell(title="Preparing training …", facts="", said="", note="", empty=empty)
-        if self.show and self._pid == os.getpid() and get_ipython() is not None: display(self.view)
+        if self.show and self._pid == os.getpid() and get_ipython() is not None: self._ipython_display_()
 
     def _open(self, trainer, segmenter):
         "The first step is about to come."
@@ -736,6 +757,7 @@ class _Recorder(_Keeper):
         title = _title(self.history) if self.history else f"Training, {phase}"
         self._draw_curves()
         self._tell(frames=True, title=title, facts="", note="", empty="", said=said)
+        self._renew()
 
     def on_judged(self, segmenter):
         "`Segmenter.fit` has chosen weights and a threshold, and judged the masks where it could."
@@ -744,6 +766,7 @@ class _Recorder(_Keeper):
         self.history.verdict = {} if verdict is None else verdict.to_dict()
         if self.history: self._write()
         self._tell()
+        self._renew()
 
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de1d
 _HOLDS_KERNEL = (
@@ -771,6 +794,7 @@ class _Callback(_Recorder, L.Callback):
         self.step, self.phase = state["steps"], "opened"
         self._draw_curves()
         self._tell(frames=True, title=_title(self.history))
+        self._renew()
 
     def on_fit_start(self, trainer, module):
         if not trainer.is_global_zero: return
@@ -906,6 +930,7 @@ class _InBackground(_Callback):
             self.phase, self._live, kind = "failed", b"", type(error).__name__
             said = f"{kind}: {error}\nmonitor.wait() raises it with its traceback."
             self._tell(title="Training failed", facts="", said=said, empty="")
+            self._renew()
             raise
         finally: self._fitting = False
         threshold = f"Threshold {segmenter.threshold_:.2f}. monitor.result_ is the segmenter."

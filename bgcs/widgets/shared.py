@@ -5,10 +5,17 @@
 # %% ../../nbs/widgets/00_shared.ipynb #47cccd2f
 from __future__ import annotations
 
+import base64
+import io
+import math
+import textwrap
+import warnings
+from contextvars import Context
 from importlib import resources
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..masks.evaluate import png_bytes
 
@@ -63,3 +70,115 @@ def asset(
     names = [shared] if name == shared else [shared, name]
     folder = resources.files("bgcs.widgets")
     return "\n".join((folder / file).read_text(encoding="utf-8") for file in names)
+
+# %% ../../nbs/widgets/00_shared.ipynb #57111a01
+def _sheets_figure(
+    rows: list,  # rows of pairs: a caption, and a picture `(h, w, 3)` or `(h, w, 4)` uint8
+    figure,  # makes an empty figure: `plt.figure`; or `Figure`, of which pyplot, and with it other threads, don't know
+    gap: int = 16,  # pixels between pictures
+):  # a matplotlib figure
+    "Pictures below their captions."
+    lines = [[label.split("\n") for label, _ in row] for row in rows]
+    captions = [8 + 12 * max(map(len, row)) for row in lines]
+    widths = [[max(sheet.shape[1], 6 * max(map(len, label))) + gap for label, (_, sheet) in zip(*pair)]
+              for pair in zip(lines, rows)]
+    heights = [caption + gap + max(sheet.shape[0] for _, sheet in row) for caption, row in zip(captions, rows)]
+    width, height, y = max(map(sum, widths)), sum(heights), 0
+    fig = figure(figsize=(width / 100, height / 100), dpi=100)
+    for row, across, caption, down in zip(rows, widths, captions, heights):
+        x = 0
+        for (label, sheet), wide in zip(row, across):
+            high, broad = sheet.shape[:2]
+            fig.text(x / width, 1 - (y + caption - 3) / height, label, fontsize=7.5, va="bottom")
+            ax = fig.add_axes((x / width, 1 - (y + caption + high) / height, broad / width, high / height))
+            ax.imshow(sheet)
+            ax.axis("off")
+            x += wide
+        y += down
+    return fig
+
+# %% ../../nbs/widgets/00_shared.ipynb #57111a03
+def _still_of(
+    rows: list,  # rows of pairs: a caption, and a picture as the bytes of a PNG file, empty where there is none
+    widest: int = 1000,  # pixels of a row of pictures, about
+):  # a matplotlib figure; None: there is no picture
+    "What a view shows, as a figure."
+    from matplotlib.figure import Figure
+    rows = [[(label, Image.open(io.BytesIO(file))) for label, file in row if file] for row in rows]
+    rows = [row for row in rows if row]
+    if not rows: return None
+    factor = math.ceil(max(sum(picture.width for _, picture in row) for row in rows) / widest)
+    return _sheets_figure([[(label, np.asarray(p.reduce(factor))) for label, p in row] for row in rows], Figure)
+
+def _wrapped(lines, width=120):
+    "Lines of at most so many letters; empty ones are left out."
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
+
+# %% ../../nbs/widgets/00_shared.ipynb #57111a06
+def _small_png(
+    picture,  # as for `png_bytes`
+    most: int = 100_000,  # bytes
+) -> bytes:
+    "A picture as the bytes of a PNG file, with 256 colours and then smaller where it would be too large."
+    file = png_bytes(picture)
+    image = Image.open(io.BytesIO(file)).convert("RGB")
+    while len(file) > most and min(image.size) > 1:
+        file = png_bytes(image.quantize(256))
+        image = image.reduce(2) if len(file) > 3 * most else image.resize([-(-4 * side // 5) for side in image.size])
+    return file
+
+# %% ../../nbs/widgets/00_shared.ipynb #57111a09
+_VIEW = "application/vnd.jupyter.widget-view+json"
+
+def _in_notebook():
+    from IPython import get_ipython
+    return hasattr(get_ipython(), "kernel")
+
+def _fallback(picture: bytes) -> dict:  # a MIME bundle
+    "The output below a view's, which shows the picture where JupyterLab can't show the view."
+    address = "data:image/png;base64," + base64.b64encode(picture).decode() if picture else ""
+    code = (resources.files("bgcs.widgets") / "still.js").read_text(encoding="utf-8")
+    return {"text/html": f'<script>\n(() => {{\n{code}\nshowStill("{address}");\n}})();\n</script>', "text/plain": ""}
+
+class _WithStill:
+    "A view; outputs that show it also hold a still picture of it, for pages where it can't live."
+    view = None  # the live one
+    _outputs = ()  # those that show it: two handles each
+
+    def _still(self):  # as for `png_bytes`; None: there is nothing to see
+        "What the view shows, as a picture."
+
+    def _words(self) -> str: "What the view shows, in words."; return ""
+
+    def _line(self):
+        kind, words = type(self).__name__, self._words()
+        return f"{kind}: {words}"
+
+    def _picture_bytes(self):
+        try: still = self._still()
+        except Exception as error:  # a view is worth more than its picture
+            kind = type(error).__name__
+            warnings.warn(f"this view has no still picture: {kind}: {error}")
+            return b""
+        return b"" if still is None else _small_png(still)
+
+    def _bundles(self):
+        "What the two outputs hold, and metadata."
+        found, picture = self.view._repr_mimebundle_(), self._picture_bytes()
+        data, metadata = found if isinstance(found, tuple) else (found, {})
+        live = {_VIEW: data[_VIEW]} | ({"image/png": picture} if picture else {}) | {"text/plain": self._line()}
+        return [(live, metadata), (_fallback(picture), {})]
+
+    def _ipython_display_(self):
+        from IPython.display import display
+        if not _in_notebook(): return print(self._line())
+        shown = [display(data, raw=True, metadata=more, display_id=True) for data, more in self._bundles()]
+        self._outputs = [*self._outputs, shown]
+
+    def _renew(self):
+        "Put the picture of now into the outputs that show the view."
+        if not self._outputs: return
+        bundles = self._bundles()
+        for shown in self._outputs:
+            for output, (data, more) in zip(shown, bundles):
+                Context().run(output.update, data, raw=True, metadata=more)  # outside of a thread's own context
