@@ -332,6 +332,8 @@ def open_set(
     if index is not None:
         columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
     images, presence = LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool)
+    store.shows = np.zeros(store.shape[0], bool)  # where an image of one value can't serve
+    store.shows[images.index] = presence.numpy()
     data = ImageSet(images, presence, masks=masks, normalization=normalization, raw_dtype=store.dtype.name,
                     on_bad=on_bad, **columns)
     _check_kinds(data.presence)
@@ -353,7 +355,7 @@ class _CheckedArrays(ArrayStore):
         return f"{kind} images[{number}]"
 
     def batch(self, indices):
-        finish = Reading().finish
+        finish = Reading(blank=True).finish
         return [attempt(lambda: finish(self.array[i])) for i in indices]
 
 def from_arrays(
@@ -364,7 +366,7 @@ def from_arrays(
     background_source=None,  # `(m,)` the source of each background-only image
     normalization="unit",  # how numbers become [0, 1], see `bgcs.data.intensity`
     channel_axis: int | None = None,  # 1 or -1; None: the shorter of the two
-    on_bad: str = "error",  # what to do about NaN, constant or tiny images: 'error', or 'skip'
+    on_bad: str = "error",  # what to do about NaN, tiny images, or object images of one value: 'error', or 'skip'
 ) -> ImageSet:
     "An image set from an array of object images and one of background-only images."
     x = _as_raw(object_images, "object images", channel_axis)
@@ -513,7 +515,7 @@ def from_files(
     there, unclear = _as_presence(presence, files, on_bad)
     columns = _rows_of(columns, there) | {"presence": list(there.values())}
     columns, page_of = _expand_pages(columns, pages)
-    reading = Reading(color, crop, resize, dtype)
+    reading = Reading(color, crop, resize, dtype, blank=True)
     store = FileStore(columns["files"], page_of, reading)
     mask_store = None if masks is None else _mask_store(columns, page_of, reading, store, mask_labels)
     paths = np.array(columns["files"])
@@ -679,7 +681,7 @@ def from_hdf5(
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> ImageSet:
     "An image set from named data sets of an HDF5 file, read in chunks."
-    reading = Reading(color, crop, resize)
+    reading = Reading(color, crop, resize, blank=True)
     store = HDF5Store(path, images, channel_axis, reading)
     n, wanted = store.shape[0], {"presence": presence, "source": source, "names": names}
     with open_hdf5(path) as file:
