@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .files import ImageSetError, image_info, listing
 from .images import ImageSet, plot_images
-from .splits import Splits, exact_duplicates
+from .splits import PARTS, Splits, _can_be_dealt, _copies_and_blanks, _films, _STRETCHES, _TIE
 from .stores import attempt
 
 # %% auto #0
@@ -53,6 +53,7 @@ class Description:
     duplicates: list  # groups of images with the same pixels
     near: np.ndarray = field(repr=False)  # `(p, 2)` pairs of images that nearly show the same
     across: dict | None  # with splits: 'exact' and 'near', pairs of images in different parts
+    blank: int = 0  # images of one value everywhere
 
     def __str__(self): return "\n".join([*_facts(self), *_warnings(self)])
 
@@ -85,6 +86,7 @@ def _facts(d: Description):
         dark, bright = d.clipped[kind]
         clipped = f"{dark:.1%} of pixels become 0, {bright:.1%} become 1"
         yield f"{kind}: {d.data.raw_dtype} from {low:.5g} to {high:.5g}; {clipped}"
+    if d.blank: yield _plural(d.blank, "image") + " of one value everywhere"
 
 def _called(
     data: ImageSet,
@@ -126,7 +128,14 @@ def _warn_of_leaks(d):
     for kind, pairs in d.across.items():
         said = f"{len(pairs)} {kind} duplicates across training, validation and test"
         such = _called(d.data, pairs[0]) if pairs else ""
-        yield f"! {said}, such as {such}; give them one source" if pairs else f"✓ {said}"
+        yield f"! {said}, such as {such}; give them one source{_offer(d.data, pairs)}" if pairs else f"✓ {said}"
+
+def _offer(data, pairs):
+    "How to tie what looks like frames of films, by its names."
+    films = _films(data)
+    if films is None or not any(films[a] == films[b] for a, b in pairs): return ""
+    tie = _TIE if _can_be_dealt(films, data.presence.numpy(), len(PARTS)) else _STRETCHES
+    return f". Their names end in numbers, as those of frames of a film do: {tie}"
 
 # %% ../../nbs/data/06_describe.ipynb #5d390b02
 def _plot(d: Description, n: int):
@@ -219,7 +228,7 @@ def describe(
     data = data.packed()
     looked = _looked_at(len(data), most, random_state)
     some = data[torch.from_numpy(looked)]
-    first = exact_duplicates(data)
+    first, blank = _copies_and_blanks(data)
     copied = np.unique(first[first != np.arange(len(data))])
     groups = [np.flatnonzero(first == i).tolist() for i in copied]
     near = looked[_near_duplicates(some.images)]
@@ -231,4 +240,4 @@ def describe(
     return Description(
         data, counts={"object": n, "background-only": len(data) - n}, by_source=_by_source(data), files=_files(some),
         shape=data.shape, raw_range=ranges, histograms=histograms, clipped=clipped, duplicates=groups, near=near,
-        across=None if splits is None else _across(splits.part, groups, near))
+        across=None if splits is None else _across(splits.part, groups, near), blank=int(blank.sum()))

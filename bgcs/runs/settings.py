@@ -205,9 +205,10 @@ def _standin(name):
     return root
 
 def _source_in(
-    pattern: str,  # 'folder', or a regular expression, searched for in a file's name
-):  # a function of a path
+    pattern: str,  # 'auto', 'folder', or a regular expression, searched for in a file's name
+):  # a function of a path; 'auto' as it is
     "The source of a file: its folder's name, or what the expression finds, of its first group where it has one."
+    if pattern == "auto": return pattern
     if pattern == "folder": return lambda file: file.parent.name
     try: expression = re.compile(pattern)
     except re.error as error: raise ValueError(f"data.source={pattern!r} is no regular expression: {error}") from None
