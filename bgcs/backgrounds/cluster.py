@@ -542,7 +542,7 @@ class KChoice:
     def recommended(self) -> int:
         "The number of clusters to try first: the fewest that do as well as any, within noise."
         best = int(self.score.argmax())
-        enough = self.score[best] - (self._weight * self.spread)[best]
+        enough = self.score[best] - 2 * (self._weight * self.spread)[best]
         return self.ks[int((self.score >= enough).argmax())]
 
     @property
@@ -652,10 +652,11 @@ def _uneven_shares(
 
 def _warn_of_uneven(embeddings, labels, seed):
     shares = _uneven_shares(embeddings, labels, seed)
-    if shares is None: return
+    if shares is None: return False
     kinds = ", ".join(f"{share:.0%}" for share in shares)
     warnings.warn(f"clusters are forced to have equal shares, but the backgrounds look like kinds of {kinds}. "
                   "With shares='auto' (on a command line clusters.shares=auto) each kind has its own")
+    return True
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c26
 _UNCLEAR = ("The backgrounds may be of one kind, or the encoder may not tell their kinds apart: look at the clusters, "
@@ -760,11 +761,15 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
             ks = range(2, min(16, n // _LEAST + 1))
             self.choice_ = choose_k(self.embeddings_, ks, random_state=self.random_state, shares=self.shares)
             k = self.choice_.recommended
-            if not self.choice_.distinct: warnings.warn(f"{self.choice_}. {_UNCLEAR}")
         self.kmeans_ = SinkhornKMeans(k, self.shares, random_state=self.random_state).fit(self.embeddings_)
-        if self.shares is None: _warn_of_uneven(self.embeddings_, self.kmeans_.labels_, self.random_state)
+        self._tell()
         self._learned = torch.as_tensor(self.kmeans_.labels_)
         self.edits_ = Edits(k)
+
+    def _tell(self):
+        "Say what speaks against these clusters."
+        torn = self.shares is None and _warn_of_uneven(self.embeddings_, self.kmeans_.labels_, self.random_state)
+        if self.choice_ and not (torn or self.choice_.distinct): warnings.warn(f"{self.choice_}. {_UNCLEAR}")
 
     def _number(self, n):
         "The number of clusters of n images; None: it is to be chosen."
