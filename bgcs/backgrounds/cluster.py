@@ -605,7 +605,8 @@ def choose_k(
 def _try_k(X, k, resamples, seed, shares=None):
     "Labels, stability with its standard error, and balance of k clusters."
     from sklearn.metrics import adjusted_rand_score
-    def fitted(points): return SinkhornKMeans(k, shares, n_init=2, random_state=seed).fit(points)
+    starts = 2 if shares is None else 10  # plain k-means finds a rare kind from some starts only
+    def fitted(points): return SinkhornKMeans(k, shares, n_init=starts, random_state=seed).fit(points)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole, rng = fitted(X), np.random.default_rng([seed, k])
@@ -629,7 +630,7 @@ def _nmi(classes, labels):
     return normalized_mutual_info_score(classes, labels, average_method="max")
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c22
-_UNEVEN = 4  # times as large as the smallest is the largest kind where that is told
+_UNEVEN = 3  # times as large as the smallest is the largest kind where that is told
 _CLEAR = 0.5  # silhouette at which kinds are distinct beyond doubt; equal clusters are torn below six tenths of it
 
 def _uneven_shares(
