@@ -89,8 +89,8 @@ CLUSTERED = {
     "eight": (even(8), {}, 2, None),
     "ten": (even(10), {}, 2, None),
     "all black": (dark(9), {}, None, "all 9 background-only images are the same: there is one kind of background only"),
-    "half black": (lambda more=0: dark(6)() + mixture(6 + more, grass=6 + more), {}, 2, ""),
-    "black and grey": (lambda more=0: dark(6 + more)() + [GREY] * 6, {}, 2, ""),
+    "half black": (lambda more=0: dark(6)() + mixture(6 + more, grass=6 + more), {}, 2, None),
+    "black and grey": (lambda more=0: dark(6 + more)() + [GREY] * 6, {}, 2, None),
     "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of 90%, 10%"),
     "nine to one, number chosen": (mixed(brick=54, dim=6), {}, range(2, 16), "look like kinds of 90%, 10%"),
     "nine to one, estimated": (mixed(brick=54, dim=6), {"shares": "auto"}, 2, ""),
@@ -103,10 +103,10 @@ CLUSTERED = {
 }
 
 
-def check(case, made, said):
+def check(case, made, said, quiet):
     _, _, clusters, text = CLUSTERED[case]
     if text: assert text in said, said
-    if text == "": assert "clusters," not in said and "only" not in said and "forced" not in said, said
+    if text == "": assert quiet, said
     assert made is None if clusters is None else made in (clusters if isinstance(clusters, range) else [clusters])
 
 
@@ -115,7 +115,7 @@ def test_clusters(case):
     make, settings, _, _ = CLUSTERED[case]
     data = from_arrays(np.stack(objects(6)), np.stack(make()))
     found, said = heard(lambda: BackgroundClusterer(encoder="pixels", progress=False, **settings).fit(data))
-    check(case, found and len(found.edits_.clusters), said)
+    check(case, found and len(found.edits_.clusters), said, not said)
 
 
 @pytest.mark.parametrize("case", CLUSTERED)
@@ -127,7 +127,7 @@ def test_clusters_on_the_command_line(case, tmp_path, capsys):
     code, said = typed(capsys, "cluster", "--objects", a, "--backgrounds", b, "--folder", tmp_path / "run",
                        "data.val=0.01", "data.test=0.01", "clusters.encoder=pixels", *words)
     assert code in (0, 2), said
-    check(case, None if code else len(load_run(tmp_path / "run").clusterer.edits_.clusters), said)
+    check(case, None if code else len(load_run(tmp_path / "run").clusterer.edits_.clusters), said, "Warning:" not in said)
 
 
 @pytest.mark.parametrize("case", [case for case in CLUSTERED if CLUSTERED[case][2] is None])
@@ -277,7 +277,7 @@ def test_films(case, tmp_path):
     assert ("source='auto' (on a command line data.source=auto)" in said) == warns, said
     tied, said = heard(lambda: split(from_folders(*where, source="auto")))
     if n is None:
-        assert "too few sources to split" in said and r"source=lambda file: file.stem[:-2]; on a command line 'data.source=^(.*)..\.'" in said
+        assert "too few sources to split" in said and r"source=lambda file: file.stem[:-1]; on a command line 'data.source=^(.*).\.'" in said
         return
     assert not said
     films = films_of(data.names, data.presence)
@@ -295,13 +295,13 @@ def test_films_on_the_command_line(case, tmp_path, capsys):
     assert code == 0 and ("tie them: source='auto' (on a command line data.source=auto)" in said) == warns, said
     leaks = "near duplicates across training, validation and test, such as"
     assert leaks in said
-    if case != "no numbers": assert ("data.source=auto" if warns else "data.source=^(.*)..") in said[said.index(leaks):]
+    if case != "no numbers": assert ("data.source=auto" if warns else "data.source=^(.*).") in said[said.index(leaks):]
     code, said = typed(capsys, *words, "data.source=auto")
     assert code == (2 if n is None else 0), said
     if n == 6: assert "6 sources, from 16 to 16 images each" in said and "0 near duplicates across" in said
     if n is None:
         assert "too few sources to split" in said
-        if case == "one long film": assert typed(capsys, *words, r"data.source=^(.*)..\.")[0] == 0
+        if case == "one long film": assert typed(capsys, *words, r"data.source=^(.*).\.")[0] == 0
 
 
 @pytest.mark.parametrize("way", ["files", "table", "globs"])

@@ -660,8 +660,8 @@ def _warn_of_uneven(embeddings, labels, seed):
     return True
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c26
-_UNCLEAR = ("The backgrounds may be of one kind, or the encoder may not tell their kinds apart: look at the clusters, "
-            "and give n_clusters=2 (on a command line clusters.n_clusters=2), or another encoder")
+_UNCLEAR = ("So it is with few images, with one kind of background, or where the encoder doesn't tell kinds apart: look "
+            "at the clusters, or try another encoder")
 
 def _check_enough(images, n_clusters, shares):
     "Refuse background-only images that can't be clustered, and tell of a few that hardly can."

@@ -73,7 +73,7 @@ def _deal(kinds, n, shares, random_state):
     return part_of
 
 # %% ../../nbs/data/05_splits.ipynb #1fb0371f
-_STRETCHES = r"source=lambda file: file.stem[:-2]; on a command line 'data.source=^(.*)..\.'"
+_STRETCHES = r"source=lambda file: file.stem[:-1]; on a command line 'data.source=^(.*).\.'"
 _NAMES = {(True, True): "both kinds", (True, False): "object images only", (False, True): "background-only images only"}
 
 def _check_both_kinds(part, name, kinds):
@@ -84,7 +84,7 @@ def _check_both_kinds(part, name, kinds):
     raise ImageSetError(
         f"The part {name!r} would hold {n} object and {others} background-only images: too few sources to split "
         f"({counts}; sources that share an image count as one). At least three sources of each kind are needed; "
-        f"name finer sources (of one long film, stretches of its numbers: {_STRETCHES}), or give the parts yourself."
+        f"name finer sources (of one long film, stretches of ten numbers: {_STRETCHES}), or give the parts yourself."
     )
 
 # %% ../../nbs/data/05_splits.ipynb #f11a5c12
