@@ -24,8 +24,8 @@ from ..data.intensity import Normalization
 from ..training.checkpoints import read_saved, settings_fit, write_checkpoint
 
 # %% auto #0
-__all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer',
-           'cluster_agreement', 'AssignmentReport', 'assignment_report']
+__all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'check_shares',
+           'BackgroundClusterer', 'cluster_agreement', 'AssignmentReport', 'assignment_report']
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #8b6ef206
 def _grid_patches(
@@ -437,6 +437,8 @@ CLUSTERER = "clusterer.safetensors"
 def _to_store(clusterer) -> dict:
     "All of a fitted clusterer, as it goes to its file."
     params = clusterer.get_params(deep=False)
+    if params["shares"] is not None and not isinstance(params["shares"], str):
+        params["shares"] = [float(share) for share in params["shares"]]
     encoder, kmeans = params.pop("encoder"), clusterer.kmeans_
     tensors = {
         "cluster_centers": torch.as_tensor(kmeans.cluster_centers_), "potentials": torch.as_tensor(kmeans.potentials_),
@@ -515,6 +517,8 @@ def plot_clusters(
     return plot_images(torch.cat(rows), titles=titles, columns=per_cluster, size=size)
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #201c2d0a
+_DISTINCT = 0.15  # scores of one texture, or of a cloud without clusters, stay below
+
 @dataclass(frozen=True)
 class KChoice:
     "Curves over the number of clusters, and the number they speak for."
@@ -523,16 +527,33 @@ class KChoice:
     stability: np.ndarray = field(repr=False)  # in [-1, 1]
     balance: np.ndarray = field(repr=False)  # in [0, 1]
     nmi: np.ndarray | None = field(repr=False)  # in [0, 1], where the truth was given
+    spread: np.ndarray | float = field(default=0.0, repr=False)  # standard error of the stability
+    equal: bool = True  # whether shares are forced to be equal, so that balance counts
 
     @property
     def score(self) -> np.ndarray:
-        "What is highest at the recommended number."
-        return self.silhouette.clip(0) * self.stability.clip(0) * np.sqrt(self.balance)
+        "How distinct the clusters are, in [0, 1]."
+        return self._weight * self.stability.clip(0)
+
+    @property
+    def _weight(self): return self.silhouette.clip(0) * (np.sqrt(self.balance) if self.equal else 1)
 
     @property
     def recommended(self) -> int:
-        "The number of clusters to try first."
-        return self.ks[int(self.score.argmax())]
+        "The number of clusters to try first: the fewest that do as well as any, within noise."
+        best = int(self.score.argmax())
+        enough = self.score[best] - 2 * (self._weight * self.spread)[best]
+        return self.ks[int((self.score >= enough).argmax())]
+
+    @property
+    def distinct(self) -> bool:
+        "Whether the clusters are more than what any cloud of points can be cut into."
+        return bool(self.score.max() >= _DISTINCT)
+
+    def __str__(self):
+        k, score = self.recommended, self.score[self.ks.index(self.recommended)]
+        words = f"{k} clusters, score {score:.2f}"
+        return words if self.distinct else f"{words}: hardly distinct"
 
     def plot(self):  # a matplotlib figure
         "The curves, with the recommended number marked."
@@ -542,7 +563,7 @@ class KChoice:
             ax.plot(self.ks, getattr(self, name), marker="o", ms=3, label=name)
         if self.nmi is not None: ax.plot(self.ks, self.nmi, marker="o", ms=3, ls=":", label="NMI with the truth")
         ax.axvline(self.recommended, color="grey", lw=0.8)
-        ax.set(xlabel=f"number of clusters; recommended: {self.recommended}", xticks=self.ks, ylim=(-0.05, 1.05))
+        ax.set(xlabel=f"number of clusters; recommended: {self}", xticks=self.ks, ylim=(-0.05, 1.05))
         ax.legend(fontsize=7)
         fig.tight_layout(pad=0.3)
         plt.close(fig)
@@ -553,6 +574,8 @@ class KChoice:
         display(self.plot())
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #9cca7a48
+_LEAST = 4  # images that a cluster must have to be chosen: less is an accident
+
 def choose_k(
     embeddings: torch.Tensor,  # `(n, d)` of background-only images, such as `clusterer.embeddings_`
     ks=range(2, 16),  # numbers of clusters to try
@@ -560,6 +583,7 @@ def choose_k(
     most: int = 2000,  # images looked at, drawn at random from larger sets
     background_class: torch.Tensor | None = None,  # `(n,)` true kinds, to draw beside the curves; they have no say
     random_state: int = 0,  # seed
+    shares: str | None = None,  # 'auto': each cluster has the share that suits it; None: all equal
 ) -> KChoice:
     "Try several numbers of clusters."
     chosen = np.arange(len(embeddings))
@@ -570,17 +594,19 @@ def choose_k(
     highest = len(X) // 4
     ks = [int(k) for k in ks if 2 <= k <= highest]
     if not ks:
-        raise ValueError(f"none of the numbers of clusters can be tried on {len(X)} images; expected 2 to {highest}")
-    tried = [_try_k(X, k, resamples, random_state) for k in ks]
-    labels, stability, balance = zip(*tried)
+        few = f"{len(X)} images are too few to try these numbers of clusters on"
+        raise ValueError(f"{few}; each cluster needs 4 images, 2 in each half")
+    tried = [_try_k(X, k, resamples, random_state, shares) for k in ks]
+    labels, stability, spread, balance = zip(*tried)
     nmi = None if background_class is None else np.array([_nmi(background_class[chosen], found) for found in labels])
     silhouettes = np.array([_silhouette(X, found) for found in labels])
-    return KChoice(ks, silhouettes, np.array(stability), np.array(balance), nmi)
+    return KChoice(ks, silhouettes, np.array(stability), np.array(balance), nmi, np.array(spread), shares is None)
 
-def _try_k(X, k, resamples, seed):
-    "Labels, stability and balance of k clusters."
+def _try_k(X, k, resamples, seed, shares=None):
+    "Labels, stability with its standard error, and balance of k clusters."
     from sklearn.metrics import adjusted_rand_score
-    def fitted(points): return SinkhornKMeans(k, n_init=2, random_state=seed).fit(points)
+    starts = 2 if shares is None else 10  # plain k-means finds a rare kind from some starts only
+    def fitted(points): return SinkhornKMeans(k, shares, n_init=starts, random_state=seed).fit(points)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole, rng = fitted(X), np.random.default_rng([seed, k])
@@ -590,7 +616,9 @@ def _try_k(X, k, resamples, seed):
             one, other = fitted(X[order[0::2]]), fitted(X[order[1::2]])
             agreement.append(adjusted_rand_score(one.predict(X), other.predict(X)))
     sizes = np.bincount(np.asarray(whole.predict(X, balanced=False)), minlength=k)
-    return np.asarray(whole.labels_), float(np.mean(agreement)), sizes.min() / sizes.max()
+    if np.bincount(whole.labels_, minlength=k).min() < _LEAST: agreement = [0.0]  # a cluster would starve
+    error = np.std(agreement, ddof=1) / len(agreement) ** 0.5 if len(agreement) > 1 else 0.0
+    return np.asarray(whole.labels_), float(np.mean(agreement)), float(error), sizes.min() / sizes.max()
 
 def _silhouette(X, labels):
     from sklearn.metrics import silhouette_score
@@ -601,7 +629,55 @@ def _nmi(classes, labels):
     from sklearn.metrics import normalized_mutual_info_score
     return normalized_mutual_info_score(classes, labels, average_method="max")
 
-# %% ../../nbs/backgrounds/02_cluster.ipynb #1a979e71
+# %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c22
+_UNEVEN = 3  # times as large as the smallest is the largest kind where that is told
+_CLEAR = 0.5  # silhouette at which kinds are distinct beyond doubt; equal clusters are torn below six tenths of it
+
+def _uneven_shares(
+    embeddings: torch.Tensor,  # `(n, d)` of background-only images
+    labels: np.ndarray,  # `(n,)` clusters of equal shares
+    seed: int,
+    most: int = 2000,  # images looked at
+) -> np.ndarray | None:  # shares of distinct kinds, the largest first; None: no such kinds, or equal clusters do them justice
+    "Whether there are kinds of very different size, which clusters of equal shares tear apart."
+    from sklearn.cluster import KMeans
+    some = np.random.default_rng(seed).permutation(len(labels))[:most]
+    X, found = np.asarray(embeddings, np.float64)[some], []
+    for k in range(2, min(7, len(X) // _LEAST + 1)):
+        kinds = KMeans(k, n_init=3, random_state=seed).fit(X).labels_
+        sizes = np.sort(np.bincount(kinds, minlength=k))[::-1]
+        if sizes[-1] >= _LEAST and sizes[0] >= _UNEVEN * sizes[-1]: found.append((_silhouette(X, kinds), sizes))
+    if not found: return None
+    clear, sizes = max(found, key=lambda pair: pair[0])
+    return sizes / len(X) if clear >= _CLEAR and _silhouette(X, labels[some]) < 0.6 * clear else None
+
+def _warn_of_uneven(embeddings, labels, seed):
+    shares = _uneven_shares(embeddings, labels, seed)
+    if shares is None: return False
+    kinds = ", ".join(f"{share:.0%}" for share in shares)
+    warnings.warn(f"clusters are forced to have equal shares, but the backgrounds look like kinds of {kinds}. "
+                  "With shares='auto' (on a command line clusters.shares=auto) each kind has its own")
+    return True
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c26
+_UNCLEAR = ("So it is with few images, with one kind of background, or where the encoder doesn't tell kinds apart: look "
+            "at the clusters, or try another encoder")
+
+def _check_enough(images, n_clusters, shares):
+    "Refuse background-only images that can't be clustered, and tell of a few that hardly can."
+    n, more = len(images), "Use more images"
+    there = f"there are only {n} background-only images to cluster"
+    if n_clusters == "auto" and n < _LEAST: raise ValueError(f"{there}; expected at least {_LEAST}. {more}")
+    if n_clusters != "auto" and n_clusters > n:
+        raise ValueError(f"n_clusters={n_clusters}, but {there}. Use fewer clusters, or more images.")
+    if n_clusters == "auto" and shares is None and n < 2 * _LEAST:
+        warnings.warn(f"{there}: two clusters are made, and no other number is tried. {more} for clusters that last")
+    first = images[:1]
+    if any((batch != first).any() for batch in images.split(1024)): return
+    raise ValueError(f"all {n} background-only images are the same: there is one kind of background only, and an object "
+                     "could be put on no other. Use other background-only images")
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c28
 def _check_settings(n_clusters, assign, min_confidence):
     "Refuse settings of a clusterer that cannot be."
     whole = isinstance(n_clusters, (int, np.integer))
@@ -612,6 +688,20 @@ def _check_settings(n_clusters, assign, min_confidence):
     check_choice("assign", assign, WAYS)
     if not 0 <= min_confidence < 1: raise ValueError(f"min_confidence={min_confidence}; expected 0 or more, below 1")
 
+def check_shares(
+    shares,  # of clusters: None, 'auto', or one number a cluster
+    n_clusters: int | str,  # or 'auto'
+) -> None:
+    "Refuse shares of clusters that cannot be."
+    if shares is None or isinstance(shares, str) and shares == "auto": return
+    expected = "expected null (all equal), 'auto', or a positive number for each cluster, of sum 1"
+    try: found = np.array([float(share) for share in shares])
+    except (TypeError, ValueError): raise ValueError(f"shares={shares!r}; {expected}") from None
+    many = n_clusters == "auto" or len(found) == n_clusters
+    if len(found) >= 2 and many and (found > 0).all() and abs(found.sum() - 1) < 1e-6: return
+    raise ValueError(f"shares={shares!r} of n_clusters={n_clusters}; {expected}")
+
+# %% ../../nbs/backgrounds/02_cluster.ipynb #1a979e71
 class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
     """Finds the kinds of background in background-only images, and tells of any image which kind its background is.
     Reads images and presence, nothing else."""
@@ -626,8 +716,9 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         random_state: int = 0,  # seed
         accelerator: str = "auto",  # as in Lightning
         progress: bool = True,  # show a bar
+        shares=None,  # of the clusters: None: all equal, so that none starves; 'auto': as they are found; or one number a cluster, sum 1
     ):
-        self.n_clusters, self.encoder, self.assign = n_clusters, encoder, assign
+        self.n_clusters, self.encoder, self.assign, self.shares = n_clusters, encoder, assign, shares
         self.min_confidence, self.patch_size, self.dim = min_confidence, patch_size, dim
         self.epochs, self.random_state = epochs, random_state
         self.accelerator, self.progress = accelerator, progress
@@ -639,12 +730,11 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         """Train an encoder on the background-only images and cluster them.
         Learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."""
         _check_settings(self.n_clusters, self.assign, self.min_confidence)
+        check_shares(self.shares, self.n_clusters)
         data = data.packed(progress=self.progress)
         images, self._names = data.backgrounds.images, _image_names(data.backgrounds)
         self.normalization_, self.shape_ = data.normalization, data.shape
-        if (2 if self.n_clusters == "auto" else self.n_clusters) > len(images):
-            few = f"there are only {len(images)} background-only images to cluster"
-            raise ValueError(f"n_clusters={self.n_clusters}, but {few}. Use fewer clusters, or more images.")
+        _check_enough(images, self.n_clusters, self.shares)
         channels, height, width = data.shape
         self.patch_size_ = self.patch_size or max(8, min(height, width) * 3 // 8)
         made = make_encoder(self.encoder, channels, self.patch_size_, self.dim, self.random_state)
@@ -667,13 +757,26 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
             why = "there is one kind of background only, or the encoder learned nothing"
             remedy = "look at the images, or try another encoder"
             raise ValueError(f"all {n} background-only images have the same embedding, so {why}; {remedy}")
-        k, self.choice_ = self.n_clusters, None
-        if k == "auto":
-            self.choice_ = choose_k(self.embeddings_, range(2, min(16, n // 4 + 1)), random_state=self.random_state)
+        k, self.choice_ = self._number(n), None
+        if k is None:
+            ks = range(2, min(16, n // _LEAST + 1))
+            self.choice_ = choose_k(self.embeddings_, ks, random_state=self.random_state, shares=self.shares)
             k = self.choice_.recommended
-        self.kmeans_ = SinkhornKMeans(k, random_state=self.random_state).fit(self.embeddings_)
+        self.kmeans_ = SinkhornKMeans(k, self.shares, random_state=self.random_state).fit(self.embeddings_)
+        self._tell()
         self._learned = torch.as_tensor(self.kmeans_.labels_)
         self.edits_ = Edits(k)
+
+    def _tell(self):
+        "Say what speaks against these clusters."
+        torn = self.shares is None and _warn_of_uneven(self.embeddings_, self.kmeans_.labels_, self.random_state)
+        if self.choice_ and not (torn or self.choice_.distinct): warnings.warn(f"{self.choice_}. {_UNCLEAR}")
+
+    def _number(self, n):
+        "The number of clusters of n images; None: it is to be chosen."
+        if self.n_clusters != "auto": return self.n_clusters
+        if self.shares is not None and not isinstance(self.shares, str): return len(self.shares)
+        return 2 if n < 2 * _LEAST else None
 
     def plot(self,
         data: ImageSet,  # object and background-only images

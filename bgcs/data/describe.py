@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .files import ImageSetError, image_info, listing
 from .images import ImageSet, _in_a_part, _true_masks, plot_images
-from .splits import Splits, exact_duplicates
+from .splits import PARTS, Splits, _can_be_dealt, _copies_and_blanks, _films, _STRETCHES, _TIE
 from .stores import attempt
 from .truth import _outside_in, _rim_share
 
@@ -55,6 +55,7 @@ class Description:
     near: np.ndarray = field(repr=False)  # `(p, 2)` pairs of images that nearly show the same
     across: dict | None  # with splits: 'exact' and 'near', pairs of images in different parts
     marked: dict | None = None  # of true masks looked at, `(k,)` each: shares of 'share', 'rim' and 'ignored' pixels
+    blank: int = 0  # images of one value everywhere
 
     def __str__(self): return "\n".join([*_facts(self), *_warnings(self)])
 
@@ -88,6 +89,7 @@ def _facts(d: Description):
         clipped = f"{dark:.1%} of pixels become 0, {bright:.1%} become 1"
         numbers = d.data.raw_dtype if _knows_raw(d.data) else "normalised numbers"
         yield f"{kind}: {numbers} from {low:.5g} to {high:.5g}; {clipped}"
+    if d.blank: yield _plural(d.blank, "image") + " of one value everywhere"
     if d.marked is not None: yield _about_masks(**d.marked)
 
 def _about_masks(share, rim, ignored):
@@ -154,7 +156,14 @@ def _warn_of_leaks(d):
     for kind, pairs in d.across.items():
         said = f"{len(pairs)} {kind} duplicates across training, validation and test"
         such = _called(d.data, pairs[0]) if pairs else ""
-        yield f"! {said}, such as {such}; give them one source" if pairs else f"✓ {said}"
+        yield f"! {said}, such as {such}; give them one source{_offer(d.data, pairs)}" if pairs else f"✓ {said}"
+
+def _offer(data, pairs):
+    "How to tie what looks like frames of films, by its names."
+    films = _films(data)
+    if films is None or not any(films[a] == films[b] for a, b in pairs): return ""
+    tie = _TIE if _can_be_dealt(films, data.presence.numpy(), len(PARTS)) else _STRETCHES
+    return f". Their names end in numbers, as those of frames of a film do: {tie}"
 
 # %% ../../nbs/data/06_describe.ipynb #5d390b02
 def _plot(d: Description, n: int):
@@ -266,7 +275,7 @@ def describe(
     data = data.packed()
     looked = _looked_at(len(data), most, random_state)
     some = data[torch.from_numpy(looked)]
-    first = exact_duplicates(data)
+    first, blank = _copies_and_blanks(data)
     copied = np.unique(first[first != np.arange(len(data))])
     groups = [np.flatnonzero(first == i).tolist() for i in copied]
     near = looked[_near_duplicates(some.images)]
@@ -278,4 +287,5 @@ def describe(
     return Description(
         data, counts={"object": n, "background-only": len(data) - n}, by_source=_by_source(data), files=_files(some),
         shape=data.shape, raw_range=ranges, histograms=histograms, clipped=clipped, duplicates=groups, near=near,
-        across=None if splits is None else _across(splits.part, groups, near), marked=_marks(some.objects))
+        across=None if splits is None else _across(splits.part, groups, near), marked=_marks(some.objects),
+        blank=int(blank.sum()))

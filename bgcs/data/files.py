@@ -719,6 +719,7 @@ SMALLEST_SIDE = 4  # pixels
 
 def _check_pixels(
     array: np.ndarray,  # `(c, h, w)`
+    blank: bool = False,  # one value everywhere will do, as it does for a background
 ) -> None:
     "Raise an `ImageSetError` if these pixels cannot be trained on."
     if array.dtype.kind not in "buif":
@@ -733,7 +734,10 @@ def _check_pixels(
     if not np.isfinite([low, high]).all():
         count = np.count_nonzero(~np.isfinite(array))
         raise ImageSetError(f"holds {count:,} values that are NaN or infinite. Replace them, or leave the image out")
-    if low == high: raise ImageSetError(f"is {low:g} everywhere, so nothing can be learned from it. Leave it out")
+    if low == high and not blank: raise ImageSetError(_blank(low))
+
+def _blank(value):
+    return f"is {value:g} everywhere, so it shows no object. Leave it out, or give it as a background-only image"
 
 # %% ../../nbs/data/01_files.ipynb #f7a5d817
 def _is_folder(entry):

@@ -26,8 +26,8 @@ from .stores import _HDF5_ERRORS, _read_all, _why_not_read, attempt, dataset_of,
 from .truth import MaskStore, _MaskValues, _look_into, _Marked, _masks_among, _masks_by_name, _understand
 
 # %% auto #0
-__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'from_files', 'from_folders', 'from_table', 'from_globs',
-           'from_hdf5', 'from_dataset']
+__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'films_of', 'from_files', 'from_folders', 'from_table',
+           'from_globs', 'from_hdf5', 'from_dataset']
 
 # %% ../../nbs/data/04_images.ipynb #b6e4055b
 def _grid(n, columns, size, titled):
@@ -382,6 +382,8 @@ def open_set(
     if index is not None:
         columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
     images, presence = LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool)
+    store.shows = np.zeros(store.shape[0], bool)  # where an image of one value can't serve
+    store.shows[images.index] = presence.numpy()
     data = ImageSet(images, presence, masks=masks, normalization=normalization, raw_dtype=store.dtype.name,
                     on_bad=on_bad, **columns)
     _check_kinds(data.presence)
@@ -406,7 +408,7 @@ class _CheckedArrays(ArrayStore):
         return f"{kind} images[{number}]"
 
     def batch(self, indices):
-        finish = Reading().finish
+        finish = Reading(blank=True).finish
         return [attempt(lambda: finish(self.array[i])) for i in indices]
 
 def from_arrays(
@@ -419,7 +421,7 @@ def from_arrays(
     channel_axis: int | None = None,  # 1 or -1; None: the shorter of the two
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
     mask_ignore=None,  # which values of a mask no metric counts; None: by custom, such as 255 beside 1; []: none
-    on_bad: str = "error",  # what to do about NaN, constant or tiny images: 'error', or 'skip'
+    on_bad: str = "error",  # what to do about NaN, tiny images, or object images of one value: 'error', or 'skip'
 ) -> ImageSet:
     "An image set from an array of object images and one of background-only images."
     x = _as_raw(object_images, "object images", channel_axis)
@@ -493,6 +495,32 @@ def _expand_pages(columns, pages):
     names = [f"{name} (page {page})" for name, page in zip(columns["names"], page_of)]
     return columns | {"names": names}, page_of
 
+# %% ../../nbs/data/04_images.ipynb #f11a5c02
+_SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]*$", re.IGNORECASE)
+_LAST_NUMBER = re.compile(r"[ _.-]*\(?\d+\)?$")
+
+def films_of(
+    names,  # `(n,)` of image files
+    presence,  # `(n,)` bool: a folder that only tells object images from the others has no say
+) -> np.ndarray:  # `(n,)` str: a name without its suffix and last number, its folder before it; '' where all is number
+    "Which film each image is a frame of, by its name."
+    parts = [_SUFFIX.sub("", str(name).replace(os.sep, "/")).split("/") for name in names]
+    folders = [frozenset(found[:-1]) for found in parts]
+    sides = [[found for found, there in zip(folders, presence) if bool(there) == side] for side in (True, False)]
+    always, ever = ([how(side) if side else set() for side in sides] for how in (_in_all, _in_any))
+    idle = (always[0] - ever[1]) | (always[1] - ever[0])
+    return np.array(["/".join([*(part for part in found[:-1] if part not in idle), _LAST_NUMBER.sub("", found[-1])])
+                     for found in parts])
+
+def _in_all(sets): return frozenset.intersection(*sets)
+def _in_any(sets): return frozenset.union(*sets)
+
+def _wants_films(source):
+    "Whether sources are to be told by names, and sources otherwise."
+    if not isinstance(source, str): return False, source
+    if source == "auto": return True, None
+    raise ImageSetError(f"source={source!r}; expected 'auto', or what each image was cut from")
+
 # %% ../../nbs/data/04_images.ipynb #7cc0ae15
 def _mask_store(columns, page_of, reading, store, labels, ignore):
     "Masks for all object images of a set, or a complaint that names those without."
@@ -517,7 +545,7 @@ def _check_lengths(columns):
 def from_files(
     files,  # `(n,)` paths of image files
     presence,  # `(n,)` True where the object is in the image; also 0 and 1
-    source=None,  # `(n,)` what each was cut from
+    source=None,  # `(n,)` what each was cut from; 'auto': the film that its name tells, see `films_of`
     masks=None,  # `(n,)` path of each mask, paths to be united, or None; every object image needs one, or none
     names=None,  # `(n,)` what to call each; None: its path
     normalization="unit",  # how numbers become [0, 1], see `bgcs.data.intensity`
@@ -535,12 +563,14 @@ def from_files(
 ) -> ImageSet:
     "An image set from a list of image files."
     files = [os.fspath(file) for file in files]
+    films, source = _wants_films(source)
     columns = {"files": files, "presence": presence, "source": source, "masks": masks, "names": names}
     _check_lengths(columns)
     there, unclear = _as_presence(presence, files, on_bad)
     columns = _rows_of(columns, there) | {"presence": list(there.values())}
+    if films: columns["source"] = films_of(columns["names"] or columns["files"], columns["presence"]).tolist()
     columns, page_of = _expand_pages(columns, pages)
-    reading = Reading(color, crop, resize, dtype)
+    reading = Reading(color, crop, resize, dtype, blank=True)
     store = FileStore(columns["files"], page_of, reading)
     mask_store = None
     if masks is not None: mask_store = _mask_store(columns, page_of, reading, store, mask_labels, mask_ignore)
@@ -584,7 +614,7 @@ def _from_two(folders, names, source, object_masks, called, skipped, options):
     "An image set from the files of object images and those of background-only images, by name below a folder each."
     files = [os.path.join(folder, name) for folder, found in zip(folders, names) for name in found]
     _refuse_twice(files)
-    sources = None if source is None else [source(Path(file)) for file in files]
+    sources = source if source is None or isinstance(source, str) else [source(Path(file)) for file in files]
     masks = None if object_masks is None else object_masks + [None] * len(names[1])
     presence = np.arange(len(files)) < len(names[0])
     return from_files(files, presence, sources, masks, called, skipped=skipped or (), **options)
@@ -593,7 +623,7 @@ def from_folders(
     object_folder,  # images that show the object
     background_folder,  # images that don't
     mask_folder=None,  # masks named as the object images, for evaluation only
-    source=None,  # a function of a file's path that names what the image was cut from
+    source=None,  # a function of a file's path that names what the image was cut from; 'auto': see `films_of`
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
     "An image set from a folder of object images and a folder of background-only images, folders below them included."
@@ -715,7 +745,7 @@ def from_table(
     folder=None,  # where the files of the table lie; None: where the table lies, or here
     file: str = "file",  # column of image files
     presence: str = "presence",  # column that says whether the object is in the image
-    source: str = "source",  # column of sources, if there is one of that name
+    source: str = "source",  # column of sources, if there is one of that name; 'auto': see `films_of`
     mask: str = "mask",  # column of mask files, if there is one; several by ';', or in several rows; empty: none
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
@@ -733,6 +763,7 @@ def from_table(
     columns = _united({"files": files, "presence": rows[presence], "source": rows.get(source),
                        "masks": masks if any(masks) else None, "names": [str(name) for name in rows[file]]})
     _refuse_twice(columns["files"])
+    if source == "auto" and source not in rows: columns["source"] = source
     return from_files(**columns, **options)
 
 def _folders_near(table):
@@ -743,7 +774,7 @@ def from_globs(
     root,  # a folder
     objects: str,  # pattern of object images, by path below the root, such as '*/with/*.png'; `*` also matches `/`
     backgrounds: str,  # pattern of background-only images
-    source=None,  # a function of a file's path that names what the image was cut from
+    source=None,  # a function of a file's path that names what the image was cut from; 'auto': see `films_of`
     mask=None,  # a function of an object image's path that gives the path of its mask, for evaluation only
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
@@ -797,7 +828,7 @@ def from_hdf5(
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> ImageSet:
     "An image set from named data sets of an HDF5 file, read in chunks."
-    reading = Reading(color, crop, resize)
+    reading = Reading(color, crop, resize, blank=True)
     store = HDF5Store(path, images, channel_axis, reading)
     n, wanted = store.shape[0], {"presence": presence, "source": source, "names": names}
     with open_hdf5(path) as file:

@@ -356,7 +356,7 @@ class _Pixels:
         if patch.dtype != dtype or len(patch) != shape[0]:
             raise ImageSetError(f"is cut from an image of {len(patch)} channels of {patch.dtype}, "
                                 f"where others have {shape[0]} of {dtype}. Say color=, or cut them apart")
-        return Reading().finish(change_size(patch.copy(), resize=shape[1:]), patch)
+        return Reading(blank=True).finish(change_size(patch.copy(), resize=shape[1:]), patch)
 
 @dataclass(frozen=True)
 class _Marks:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from .files import ImageSetError
-from .images import ImageSet
+from .images import ImageSet, films_of
 
 # %% auto #0
 __all__ = ['PARTS', 'exact_duplicates', 'Splits', 'split', 'held_out_images']
@@ -30,11 +31,15 @@ def exact_duplicates(
     data: ImageSet,
 ) -> np.ndarray:  # `(n,)` int64: the number of the first image that has the same pixels, its own where it is the first
     "Which images are the same, pixel for pixel. Reads all of them; on a packed set, some 200,000 a second of 64×64."
-    first, found = {}, np.empty(len(data), np.int64)
+    return _copies_and_blanks(data)[0]
+
+def _copies_and_blanks(data):
+    "The same, and which images `(n,)` have one value everywhere: these are copies of none, for they show nothing."
+    first, found, blank = {}, np.arange(len(data)), np.zeros(len(data), bool)
     for i, image in enumerate(_pixels(data)):
-        key = hashlib.blake2b(image, digest_size=16).digest()
-        found[i] = first.setdefault(key, i)
-    return found
+        blank[i] = (image == image.flat[0]).all()
+        if not blank[i]: found[i] = first.setdefault(hashlib.blake2b(image, digest_size=16).digest(), i)
+    return found, blank
 
 # %% ../../nbs/data/05_splits.ipynb #26b6541b
 def _tied_sources(
@@ -68,6 +73,7 @@ def _deal(kinds, n, shares, random_state):
     return part_of
 
 # %% ../../nbs/data/05_splits.ipynb #1fb0371f
+_STRETCHES = r"source=lambda file: file.stem[:-1]; on a command line 'data.source=^(.*).\.'"
 _NAMES = {(True, True): "both kinds", (True, False): "object images only", (False, True): "background-only images only"}
 
 def _check_both_kinds(part, name, kinds):
@@ -78,8 +84,34 @@ def _check_both_kinds(part, name, kinds):
     raise ImageSetError(
         f"The part {name!r} would hold {n} object and {others} background-only images: too few sources to split "
         f"({counts}; sources that share an image count as one). At least three sources of each kind are needed; "
-        "name finer sources, or give the parts yourself."
+        f"name finer sources (of one long film, stretches of ten numbers: {_STRETCHES}), or give the parts yourself."
     )
+
+# %% ../../nbs/data/05_splits.ipynb #f11a5c12
+_TIE = "source='auto' (on a command line data.source=auto)"
+
+def _films(data):
+    "The film of each image by its name, numbered; None where sources were given, or there are no names."
+    own = data.source is None or data.paths is not None and np.array_equal(data.source, data.paths)
+    names = data.names if data.source is None else data.source
+    if names is None or not own: return None
+    return np.unique(films_of(names, data.presence.numpy()), return_inverse=True)[1]
+
+def _can_be_dealt(films, presence, parts):
+    "Whether whole films can be dealt to so many parts, each with both kinds of image."
+    return all(len(set(films[kind])) >= parts for kind in (presence, ~presence))
+
+def _warn_of_films(data, part, parts):
+    "Tell of names that look like frames of one film in different parts."
+    films = _films(data)
+    if films is None or not _can_be_dealt(films, data.presence.numpy(), parts): return
+    first = np.unique(films, return_index=True)[1][films]
+    apart = np.flatnonzero(part != part[first])
+    if not len(apart): return
+    names, n = data.source if data.names is None else data.names, len(set(films[apart]))
+    such = f"such as {names[first[apart[0]]]} and {names[apart[0]]}"
+    warnings.warn(f"images whose names differ only in a last number, {such}, were parted ({n} such names). "
+                  f"If they are frames of a film, tie them: {_TIE}; if not, name sources yourself")
 
 # %% ../../nbs/data/05_splits.ipynb #23a20cca
 PARTS = ("train", "val", "test")
@@ -162,6 +194,7 @@ def split(
     kinds = _kinds_of_groups(group, data.presence.numpy())
     parts = _parted(data, _deal(kinds, len(data), (val, test), random_state)[group])
     for name in PARTS: _check_both_kinds(getattr(parts, name), name, kinds)
+    _warn_of_films(data, parts.part, len(PARTS))
     return parts
 
 # %% ../../nbs/data/05_splits.ipynb #06006b1a
@@ -175,4 +208,6 @@ def held_out_images(
     data = data.packed()
     group = _tied_sources(data)
     kinds = _kinds_of_groups(group, data.presence.numpy())
-    return torch.from_numpy(_deal(kinds, len(data), (share,), random_state)[group] == 1)
+    aside = _deal(kinds, len(data), (share,), random_state)[group] == 1
+    _warn_of_films(data, aside, 2)
+    return torch.from_numpy(aside)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .checks import check_choice, listed
-from .files import ImageSetError, _check_pixels, _recolor, _refuse_bombs, beside, change_size
+from .files import ImageSetError, _blank, _check_pixels, _recolor, _refuse_bombs, beside, change_size
 from .files import image_info, listing, read_image
 
 # %% auto #0
@@ -45,6 +45,7 @@ class Reading:
     dtype: str | None = None  # type to convert to, for sets whose files differ in it
     nearest: bool = False  # resize without mixing values
     check: bool = True  # refuse NaN, constant and tiny images
+    blank: bool = False  # let constant ones pass: whether they can serve depends on their presence, see `_read_batch`
 
     def __post_init__(self):
         object.__setattr__(self, "crop", _as_size("crop", self.crop))
@@ -56,7 +57,7 @@ class Reading:
         raw: np.ndarray | None = None,  # the same before it was resized, for the checks
     ) -> np.ndarray:  # `(c, h, w)` of the right type
         "Check an image, and bring it to its type."
-        if self.check: _check_pixels(image if raw is None else raw)
+        if self.check: _check_pixels(image if raw is None else raw, self.blank)
         return image if self.dtype is None else image.astype(self.dtype)
 
 # %% ../../nbs/data/03_stores.ipynb #ad30ad82
@@ -548,12 +549,22 @@ def _checked_by(check, image):
     failure = attempt(lambda: check(image[None]))
     return failure if isinstance(failure, ImageSetError) else image
 
+def _presence_in(store):
+    "Which images of a store show the object `(n,)` bool, as `open_set` noted it; None where that is unknown."
+    return getattr(store, "shows", None)
+
+def _refuse_blank(image):
+    "An object image of one value shows no object."
+    if image.min() == image.max(): raise ImageSetError(_blank(image.min()))
+
 def _read_batch(stores, chosen, check):
     "Raw images of each store by name; and of each bad image, by position, the store and the first complaint."
     batches = {name: store.batch(chosen) for name, store in stores.items()}
-    if check is not None:
-        first = next(iter(batches))
-        batches[first] = [_checked_by(check, image) for image in batches[first]]
+    first = next(iter(batches))
+    if check is not None: batches[first] = [_checked_by(check, image) for image in batches[first]]
+    shows = _presence_in(stores[first])
+    for k in () if shows is None else np.flatnonzero(shows[chosen]):
+        batches[first][k] = _checked_by(lambda image: _refuse_blank(image[0]), batches[first][k])
     bad = {}
     for name, batch in batches.items():
         for k, image in enumerate(batch):
@@ -701,8 +712,9 @@ def pack(
 ) -> Packed:
     "The packed cache of these stores, built if there is none of their present state."
     root = Path(folder) if folder is not None else cache_folder()
+    shows = _presence_in(next(iter(stores.values())))
     sets = {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}
-    identity, state = digest(_FORMAT, sets, str(check)), digest([store.fingerprint() for store in stores.values()])
+    identity, state = digest(_FORMAT, sets, str(check), shows is not None and shows.tobytes()), digest([store.fingerprint() for store in stores.values()])
     final = root / f"{identity}-{state}"
     packed = _open_cache(final, stores)
     if packed is None:

@@ -25,7 +25,7 @@ from ..data.images import ImageSet, from_files, from_folders, from_globs, from_h
 from ..data.splits import PARTS, Splits, split
 from ..data.standins import write_standin
 from ..data.stores import cache_folder
-from ..backgrounds.cluster import WAYS
+from ..backgrounds.cluster import WAYS, check_shares
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
@@ -205,9 +205,10 @@ def _standin(name):
     return root
 
 def _source_in(
-    pattern: str,  # 'folder', or a regular expression, searched for in a file's name
-):  # a function of a path
+    pattern: str,  # 'auto', 'folder', or a regular expression, searched for in a file's name
+):  # a function of a path; 'auto' as it is
     "The source of a file: its folder's name, or what the expression finds, of its first group where it has one."
+    if pattern == "auto": return pattern
     if pattern == "folder": return lambda file: file.parent.name
     try: expression = re.compile(pattern)
     except re.error as error: raise ValueError(f"data.source={pattern!r} is no regular expression: {error}") from None
@@ -235,6 +236,7 @@ class Clusters:
     patch_size: int | None = None  # side of the patches that are embedded; null: three eighths of the shorter side
     dim: int = 20  # of the embedding
     epochs: int = 10  # passes over the background-only images when training the encoder
+    shares: str | list | None = None  # of the clusters: null: all equal; 'auto': as they are found; or one number a cluster, sum 1
 
     def __post_init__(self):
         try: _check_whole(self, n_clusters=2)
@@ -242,6 +244,7 @@ class Clusters:
         _check_whole(self, patch_size=1, dim=1, epochs=1)
         check_choice("encoder", self.encoder, ENCODERS)
         check_choice("assign", self.assign, WAYS)
+        check_shares(self.shares, self.n_clusters)
         if not 0 <= self.min_confidence < 1:
             raise ValueError(f"min_confidence={self.min_confidence}; expected at least 0 and below 1")
 
