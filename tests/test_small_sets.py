@@ -88,7 +88,7 @@ CLUSTERED = {
     "six, shares given": (even(6), {"shares": [0.5, 0.5]}, 2, ""),
     "eight": (even(8), {}, 2, None),
     "ten": (even(10), {}, 2, None),
-    "all black": (dark(9), {}, None, "all 9 background-only images are the same: there is one kind of background only"),
+    "all black": (dark(9), {}, None, "all 9 background-only images are the same, so they would have the same embedding: there is one kind of background only"),
     "half black": (lambda more=0: dark(6)() + mixture(6 + more, grass=6 + more), {}, 2, None),
     "black and grey": (lambda more=0: dark(6 + more)() + [GREY] * 6, {}, 2, None),
     "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of "),

@@ -674,8 +674,8 @@ def _check_enough(images, n_clusters, shares):
         warnings.warn(f"{there}: two clusters are made, and no other number is tried. {more} for clusters that last")
     first = images[:1]
     if any((batch != first).any() for batch in images.split(1024)): return
-    raise ValueError(f"all {n} background-only images are the same: there is one kind of background only, and an "
-                     "object could be put on no other. Use other background-only images")
+    raise ValueError(f"all {n} background-only images are the same, so they would have the same embedding: there is one "
+                     "kind of background only, and an object could be put on no other. Use other images too")
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c28
 def _check_settings(n_clusters, assign, min_confidence):
