@@ -148,13 +148,14 @@ def test_every_encoder_learns_from_a_few(encoder, n):
     assert found.labels_.bincount().min() >= 2 and len(found.predict(data)) == 2 * n
 
 
-@pytest.mark.parametrize("n", [6, 8])
+@pytest.mark.parametrize("n", [3, 5])
 def test_a_few_images_become_masks(n, tmp_path, capsys):
-    "Ten steps, with two black backgrounds among the images."
-    a, b = folders(tmp_path, objects(n), even(n - 2)() + [BLACK] * 2)
+    "Four steps; half of the objects lie on black, as half of the backgrounds are."
+    dark_objects = [np.where(np.hypot(*(np.mgrid[:SIDE, :SIDE] - 12)) < 3 + i % 3, 200, 0).astype(np.uint8) for i in range(n)]
+    a, b = folders(tmp_path, objects(n) + dark_objects, mixture(n, seed=2, grass=n) + [BLACK] * n)
     code, said = typed(capsys, "train", "--objects", a, "--backgrounds", b, "--folder", tmp_path / "run", "clusters.epochs=1",
                        "network.base_width=4", "network.depth=1", "schedule.steps=4", "schedule.rounds=2", "trainer.accelerator=cpu")
-    assert code == 0 and "two clusters are made" in said and load_run(tmp_path / "run").segmenter is not None, said
+    assert code == 0 and load_run(tmp_path / "run").segmenter is not None, said
 
 
 def test_estimated_shares_find_the_rare_kind():
