@@ -17,7 +17,7 @@ from skimage import data as textures
 from bgcs.backgrounds.cluster import BackgroundClusterer, KChoice, choose_k
 from bgcs.data.describe import describe
 from bgcs.data.files import ImageSetError
-from bgcs.data.images import films_of, from_arrays, from_files, from_folders, from_globs, from_hdf5, from_table
+from bgcs.data.images import _films_of, from_arrays, from_files, from_folders, from_globs, from_hdf5, from_table
 from bgcs.data.patches import cut_patches
 from bgcs.data.splits import exact_duplicates, held_out_images, split
 from bgcs.runs.cli import main
@@ -88,11 +88,11 @@ CLUSTERED = {
     "six, shares given": (even(6), {"shares": [0.5, 0.5]}, 2, ""),
     "eight": (even(8), {}, 2, None),
     "ten": (even(10), {}, 2, None),
-    "all black": (dark(9), {}, None, "all 9 background-only images are the same: there is one kind of background only"),
+    "all black": (dark(9), {}, None, "all 9 background-only images are the same, so they would have the same embedding: there is one kind of background only"),
     "half black": (lambda more=0: dark(6)() + mixture(6 + more, grass=6 + more), {}, 2, None),
     "black and grey": (lambda more=0: dark(6 + more)() + [GREY] * 6, {}, 2, None),
-    "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of 90%, 10%"),
-    "nine to one, number chosen": (mixed(brick=54, dim=6), {}, range(2, 16), "look like kinds of 90%, 10%"),
+    "nine to one": (mixed(brick=54, dim=6), {"n_clusters": 2}, 2, "forced to have equal shares, but the backgrounds look like kinds of "),
+    "nine to one, number chosen": (mixed(brick=54, dim=6), {}, range(2, 16), "but the backgrounds look like kinds of "),
     "nine to one, estimated": (mixed(brick=54, dim=6), {"shares": "auto"}, 2, ""),
     "nine to one, given": (mixed(brick=54, dim=6), {"shares": [0.1, 0.9]}, 2, ""),
     "half and half": (mixed(brick=30, dim=30), {}, 2, ""),
@@ -148,13 +148,14 @@ def test_every_encoder_learns_from_a_few(encoder, n):
     assert found.labels_.bincount().min() >= 2 and len(found.predict(data)) == 2 * n
 
 
-@pytest.mark.parametrize("n", [6, 8])
+@pytest.mark.parametrize("n", [3, 5])
 def test_a_few_images_become_masks(n, tmp_path, capsys):
-    "Ten steps, with two black backgrounds among the images."
-    a, b = folders(tmp_path, objects(n), even(n - 2)() + [BLACK] * 2)
+    "Four steps; half of the objects lie on black, as half of the backgrounds are."
+    dark_objects = [np.where(np.hypot(*(np.mgrid[:SIDE, :SIDE] - 12)) < 3 + i % 3, 200, 0).astype(np.uint8) for i in range(n)]
+    a, b = folders(tmp_path, objects(n) + dark_objects, mixture(n, seed=2, grass=n) + [BLACK] * n)
     code, said = typed(capsys, "train", "--objects", a, "--backgrounds", b, "--folder", tmp_path / "run", "clusters.epochs=1",
                        "network.base_width=4", "network.depth=1", "schedule.steps=4", "schedule.rounds=2", "trainer.accelerator=cpu")
-    assert code == 0 and "two clusters are made" in said and load_run(tmp_path / "run").segmenter is not None, said
+    assert code == 0 and load_run(tmp_path / "run").segmenter is not None, said
 
 
 def test_estimated_shares_find_the_rare_kind():
@@ -280,7 +281,7 @@ def test_films(case, tmp_path):
         assert "too few sources to split" in said and r"source=lambda file: file.stem[:-1]; on a command line 'data.source=^(.*).\.'" in said
         return
     assert not said
-    films = films_of(data.names, data.presence)
+    films = _films_of(data.names, data.presence)
     assert all(len(set(tied.part[films == film])) == 1 for film in films) and len(set(films)) == n
     aside, said = heard(lambda: held_out_images(data))
     assert ("source='auto'" in said) == warns

@@ -24,8 +24,8 @@ from ..data.intensity import Normalization
 from ..training.checkpoints import read_saved, settings_fit, write_checkpoint
 
 # %% auto #0
-__all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'check_shares',
-           'BackgroundClusterer', 'cluster_agreement', 'AssignmentReport', 'assignment_report']
+__all__ = ['WAYS', 'CLUSTERER', 'Assignment', 'Edits', 'plot_clusters', 'KChoice', 'choose_k', 'BackgroundClusterer',
+           'cluster_agreement', 'AssignmentReport', 'assignment_report']
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #8b6ef206
 def _grid_patches(
@@ -638,7 +638,7 @@ def _uneven_shares(
     labels: np.ndarray,  # `(n,)` clusters of equal shares
     seed: int,
     most: int = 2000,  # images looked at
-) -> np.ndarray | None:  # shares of distinct kinds, the largest first; None: no such kinds, or equal clusters do them justice
+) -> np.ndarray | None:  # shares of distinct kinds, the largest first; None: equal clusters do justice
     "Whether there are kinds of very different size, which clusters of equal shares tear apart."
     from sklearn.cluster import KMeans
     some = np.random.default_rng(seed).permutation(len(labels))[:most]
@@ -660,8 +660,8 @@ def _warn_of_uneven(embeddings, labels, seed):
     return True
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c26
-_UNCLEAR = ("So it is with few images, with one kind of background, or where the encoder doesn't tell kinds apart: look "
-            "at the clusters, or try another encoder")
+_UNCLEAR = ("So it is with few images, with one kind of background, or where the encoder doesn't tell kinds apart: "
+            "look at the clusters, or try another encoder")
 
 def _check_enough(images, n_clusters, shares):
     "Refuse background-only images that can't be clustered, and tell of a few that hardly can."
@@ -674,8 +674,8 @@ def _check_enough(images, n_clusters, shares):
         warnings.warn(f"{there}: two clusters are made, and no other number is tried. {more} for clusters that last")
     first = images[:1]
     if any((batch != first).any() for batch in images.split(1024)): return
-    raise ValueError(f"all {n} background-only images are the same: there is one kind of background only, and an object "
-                     "could be put on no other. Use other background-only images")
+    raise ValueError(f"all {n} background-only images are the same, so they would have the same embedding: there is one "
+                     "kind of background only, and an object could be put on no other. Use other images too")
 
 # %% ../../nbs/backgrounds/02_cluster.ipynb #f11a5c28
 def _check_settings(n_clusters, assign, min_confidence):
@@ -688,7 +688,7 @@ def _check_settings(n_clusters, assign, min_confidence):
     check_choice("assign", assign, WAYS)
     if not 0 <= min_confidence < 1: raise ValueError(f"min_confidence={min_confidence}; expected 0 or more, below 1")
 
-def check_shares(
+def _check_shares(
     shares,  # of clusters: None, 'auto', or one number a cluster
     n_clusters: int | str,  # or 'auto'
 ) -> None:
@@ -716,7 +716,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         random_state: int = 0,  # seed
         accelerator: str = "auto",  # as in Lightning
         progress: bool = True,  # show a bar
-        shares=None,  # of the clusters: None: all equal, so that none starves; 'auto': as they are found; or one number a cluster, sum 1
+        shares=None,  # of the clusters: None (equal: none starves), 'auto' (as found), or one number a cluster
     ):
         self.n_clusters, self.encoder, self.assign, self.shares = n_clusters, encoder, assign, shares
         self.min_confidence, self.patch_size, self.dim = min_confidence, patch_size, dim
@@ -730,7 +730,7 @@ class BackgroundClusterer(_Assigning, _Editing, _Saving, BaseEstimator):
         """Train an encoder on the background-only images and cluster them.
         Learns `encoder_`, `kmeans_`, `embeddings_` and `labels_`, of the background-only images in their order."""
         _check_settings(self.n_clusters, self.assign, self.min_confidence)
-        check_shares(self.shares, self.n_clusters)
+        _check_shares(self.shares, self.n_clusters)
         data = data.packed(progress=self.progress)
         images, self._names = data.backgrounds.images, _image_names(data.backgrounds)
         self.normalization_, self.shape_ = data.normalization, data.shape

@@ -156,7 +156,8 @@ def _warn_of_leaks(d):
     for kind, pairs in d.across.items():
         said = f"{len(pairs)} {kind} duplicates across training, validation and test"
         such = _called(d.data, pairs[0]) if pairs else ""
-        yield f"! {said}, such as {such}; give them one source{_offer(d.data, pairs)}" if pairs else f"✓ {said}"
+        offer = _offer(d.data, pairs)
+        yield f"! {said}, such as {such}; give them one source{offer}" if pairs else f"✓ {said}"
 
 def _offer(data, pairs):
     "How to tie what looks like frames of films, by its names."

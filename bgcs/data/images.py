@@ -26,8 +26,8 @@ from .stores import _HDF5_ERRORS, _read_all, _why_not_read, attempt, dataset_of,
 from .truth import MaskStore, _MaskValues, _look_into, _Marked, _masks_among, _masks_by_name, _understand
 
 # %% auto #0
-__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'films_of', 'from_files', 'from_folders', 'from_table',
-           'from_globs', 'from_hdf5', 'from_dataset']
+__all__ = ['plot_images', 'ImageSet', 'open_set', 'from_arrays', 'from_files', 'from_folders', 'from_table', 'from_globs',
+           'from_hdf5', 'from_dataset']
 
 # %% ../../nbs/data/04_images.ipynb #b6e4055b
 def _grid(n, columns, size, titled):
@@ -499,7 +499,7 @@ def _expand_pages(columns, pages):
 _SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]*$", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[ _.-]*\(?\d+\)?$")
 
-def films_of(
+def _films_of(
     names,  # `(n,)` of image files
     presence,  # `(n,)` bool: a folder that only tells object images from the others has no say
 ) -> np.ndarray:  # `(n,)` str: a name without its suffix and last number, its folder before it; '' where all is number
@@ -545,7 +545,7 @@ def _check_lengths(columns):
 def from_files(
     files,  # `(n,)` paths of image files
     presence,  # `(n,)` True where the object is in the image; also 0 and 1
-    source=None,  # `(n,)` what each was cut from; 'auto': the film that its name tells, see `films_of`
+    source=None,  # `(n,)` what each was cut from; 'auto': the film that its name tells
     masks=None,  # `(n,)` path of each mask, paths to be united, or None; every object image needs one, or none
     names=None,  # `(n,)` what to call each; None: its path
     normalization="unit",  # how numbers become [0, 1], see `bgcs.data.intensity`
@@ -568,7 +568,7 @@ def from_files(
     _check_lengths(columns)
     there, unclear = _as_presence(presence, files, on_bad)
     columns = _rows_of(columns, there) | {"presence": list(there.values())}
-    if films: columns["source"] = films_of(columns["names"] or columns["files"], columns["presence"]).tolist()
+    if films: columns["source"] = _films_of(columns["names"] or columns["files"], columns["presence"]).tolist()
     columns, page_of = _expand_pages(columns, pages)
     reading = Reading(color, crop, resize, dtype, blank=True)
     store = FileStore(columns["files"], page_of, reading)
@@ -623,7 +623,7 @@ def from_folders(
     object_folder,  # images that show the object
     background_folder,  # images that don't
     mask_folder=None,  # masks named as the object images, for evaluation only
-    source=None,  # a function of a file's path that names what the image was cut from; 'auto': see `films_of`
+    source=None,  # a function of a file's path that names what the image was cut from; 'auto': films, by their names
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
     "An image set from a folder of object images and a folder of background-only images, folders below them included."
@@ -745,7 +745,7 @@ def from_table(
     folder=None,  # where the files of the table lie; None: where the table lies, or here
     file: str = "file",  # column of image files
     presence: str = "presence",  # column that says whether the object is in the image
-    source: str = "source",  # column of sources, if there is one of that name; 'auto': see `films_of`
+    source: str = "source",  # column of sources, if there is one of that name; 'auto': films, by their names
     mask: str = "mask",  # column of mask files, if there is one; several by ';', or in several rows; empty: none
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:
@@ -774,7 +774,7 @@ def from_globs(
     root,  # a folder
     objects: str,  # pattern of object images, by path below the root, such as '*/with/*.png'; `*` also matches `/`
     backgrounds: str,  # pattern of background-only images
-    source=None,  # a function of a file's path that names what the image was cut from; 'auto': see `films_of`
+    source=None,  # a function of a file's path that names what the image was cut from; 'auto': films, by their names
     mask=None,  # a function of an object image's path that gives the path of its mask, for evaluation only
     **options,  # of `from_files`: normalization, resize, on_bad, …
 ) -> ImageSet:

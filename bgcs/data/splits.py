@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .files import ImageSetError
-from .images import ImageSet, films_of
+from .images import ImageSet, _films_of
 
 # %% auto #0
 __all__ = ['PARTS', 'exact_duplicates', 'Splits', 'split', 'held_out_images']
@@ -95,7 +95,7 @@ def _films(data):
     own = data.source is None or data.paths is not None and np.array_equal(data.source, data.paths)
     names = data.names if data.source is None else data.source
     if names is None or not own: return None
-    return np.unique(films_of(names, data.presence.numpy()), return_inverse=True)[1]
+    return np.unique(_films_of(names, data.presence.numpy()), return_inverse=True)[1]
 
 def _can_be_dealt(films, presence, parts):
     "Whether whole films can be dealt to so many parts, each with both kinds of image."

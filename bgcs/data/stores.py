@@ -714,7 +714,8 @@ def pack(
     root = Path(folder) if folder is not None else cache_folder()
     shows = _presence_in(next(iter(stores.values())))
     sets = {name: (store.identity(), store.shape, str(store.dtype)) for name, store in stores.items()}
-    identity, state = digest(_FORMAT, sets, str(check), shows is not None and shows.tobytes()), digest([store.fingerprint() for store in stores.values()])
+    identity = digest(_FORMAT, sets, str(check), None if shows is None else shows.tobytes())
+    state = digest([store.fingerprint() for store in stores.values()])
     final = root / f"{identity}-{state}"
     packed = _open_cache(final, stores)
     if packed is None:

@@ -25,7 +25,7 @@ from ..data.images import ImageSet, from_files, from_folders, from_globs, from_h
 from ..data.splits import PARTS, Splits, split
 from ..data.standins import write_standin
 from ..data.stores import cache_folder
-from ..backgrounds.cluster import WAYS, check_shares
+from ..backgrounds.cluster import WAYS, _check_shares
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
@@ -236,7 +236,7 @@ class Clusters:
     patch_size: int | None = None  # side of the patches that are embedded; null: three eighths of the shorter side
     dim: int = 20  # of the embedding
     epochs: int = 10  # passes over the background-only images when training the encoder
-    shares: str | list | None = None  # of the clusters: null: all equal; 'auto': as they are found; or one number a cluster, sum 1
+    shares: str | list | None = None  # of the clusters: null (equal), 'auto', or one number a cluster
 
     def __post_init__(self):
         try: _check_whole(self, n_clusters=2)
@@ -244,7 +244,7 @@ class Clusters:
         _check_whole(self, patch_size=1, dim=1, epochs=1)
         check_choice("encoder", self.encoder, ENCODERS)
         check_choice("assign", self.assign, WAYS)
-        check_shares(self.shares, self.n_clusters)
+        _check_shares(self.shares, self.n_clusters)
         if not 0 <= self.min_confidence < 1:
             raise ValueError(f"min_confidence={self.min_confidence}; expected at least 0 and below 1")
 
