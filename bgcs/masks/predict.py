@@ -30,7 +30,7 @@ from bgcs.data.files import (
     SMALLEST_SIDE, SUFFIXES, ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing,
     read_image,
 )
-from ..data.files import _is_plain, _need, _orientation, _refuse_odd_colours
+from ..data.files import _is_plain, _need, _orientation, _pages_wanted, _refuse_odd_colours
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.patches import Side, _invalid, blending_window, sliding_places, sonar_sides, window_share
@@ -451,7 +451,7 @@ def _read_world(path, info):
     try:
         numbers = [float(word) for word in found.read_text(encoding="ascii", errors="replace").split()]
         if len(numbers) != 6 or not np.isfinite(numbers).all(): raise ValueError
-    except ValueError:
+    except (ValueError, OSError):
         raise ImageSetError(f"has a world file, {found.name}, that doesn't hold six numbers. "
                             "Mend it, or take it away") from None
     return _turned(_on_map(numbers), _orientation_of(path, info), info.height, info.width)
@@ -656,8 +656,9 @@ def _check_header(path, channels, color, page):
     info = image_info(path)
     if info.pages > 1 and page is None:
         raise ImageSetError(f"has {info.pages} pages. Say page=, the number of one, or page='channels'")
+    _pages_wanted(info.pages, page)
     if color is None and info.mode != "array" and not _is_plain(info.mode): _refuse_odd_colours(info.mode)
-    has_alpha = attempt(lambda: _has_alpha(path, info)) is True
+    has_alpha = _has_alpha(path, info)
     own = info.channels * (info.pages if page == "channels" else 1)
     has = {None: own - (has_alpha and own == channels + 1), "gray": 1, "rgb": 3}[color]
     if has != channels: raise _other_channels(has, channels)
@@ -933,7 +934,7 @@ class _Work:
         for mask in masks:
             file, scene = self.on_way.popleft()
             if isinstance(mask, ImageSetError):
-                self.problems[file] = str(mask)
+                self.problems[file] = _complaint(mask)
                 advance(1)
                 continue
             yield _Found(file, self.paths[file], self.stems[file], scene.image, mask, self.headers[file], self.page)
@@ -967,11 +968,14 @@ def _up_to(max_pixels):
         try: yield
         finally: Image.MAX_IMAGE_PIXELS = kept
 
+def _complaint(error):
+    "What is wrong with an image, in words of `predict_files`."
+    return str(error).replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
+
 def _refuse_unusable(problems, paths, on_bad, before=""):
     "An error that names all images that cannot be predicted, if there is to be one."
     if not problems or (on_bad == "skip" and len(problems) < len(paths)): return
     lines = listing([f"{paths[file]} {text}" for file, text in problems.items()])
-    lines = lines.replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
     remedy = "mend them, take them away, or say on_bad='skip'"
     raise ImageSetError(f"{before}{len(problems)} of {len(paths)} images cannot be predicted; {remedy}:\n{lines}")
 
@@ -1005,7 +1009,7 @@ def predict_files(
     root, paths = _listed(files, pattern, out, complaints)
     channels = segmenter.settings["channels"]
     with _up_to(max_pixels): headers = _headers(paths, threads, progress, channels=channels, color=color, page=page)
-    problems = {file: str(header) for file, header in headers.items() if isinstance(header, ImageSetError)}
+    problems = {file: _complaint(header) for file, header in headers.items() if isinstance(header, ImageSetError)}
     _refuse_unusable(problems, paths, on_bad)
     described = {
         "threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page, "dtype": dtype}

@@ -630,8 +630,10 @@ def _tiling_of(
     if data.set == "Shipwrecks":
         found |= {"regions": partial(sonar_sides, min_width=options["crop_size"]), "invalid": "zero"}
     if data.set == "MarineDebris": found |= {"invalid": outside_fan}
-    trained = "gray" if shape[0] == 1 else "rgb"
-    return found | {"color": options.get("color") if data.own else trained}
+    if not data.own: return found | {"color": "gray" if shape[0] == 1 else "rgb"}
+    pages = options.get("pages")
+    read = {"color": options.get("color"), "dtype": options.get("dtype"), "max_pixels": options.get("max_pixels")}
+    return found | read | {"page": None if pages == "images" else pages}
 
 def _files_in(images):
     "A folder as it is, so that what is below keeps its place in it; or a list of files."
