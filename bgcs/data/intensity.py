@@ -20,13 +20,14 @@ __all__ = ['Normalization', 'as_normalization']
 # %% ../../nbs/data/02_intensity.ipynb #c5ad0988
 def _scaled(raw, low, high):
     "`(raw - low) / (high - low)` in float32; `low` and `high` numbers or `(n, 1, 1, 1)`."
+    raw = np.asarray(raw)  # with what lies beneath a mask
     low, span = np.asarray(low, np.float64), np.asarray(high, np.float64) - low
     factor = np.divide(1, span, out=np.zeros_like(span, dtype=np.float64), where=span != 0)
     if low.ndim == 0 and low == 0 and (span == 1 or raw.dtype.itemsize <= 2):  # no float64 needed in between
         return np.multiply(raw, np.float32(factor), dtype=np.float32, casting="same_kind")
     return ((raw - low) * factor).astype(np.float32)
 
-def _unit(raw, seen, settings):
+def _unit(raw, settings):
     "By the range of the type."
     if raw.dtype == bool: return 0, 1
     if raw.dtype.kind in "ui":
@@ -42,35 +43,36 @@ def _too_wide(dtype):
     return (f"values have type {dtype}, whose range no instrument fills. "
             "Say normalization=('range', low, high), or convert to 8 or 16 bits")
 
-def _range(raw, seen, settings): return settings.low, settings.high
+def _range(raw, settings): return settings.low, settings.high
 
 # %% ../../nbs/data/02_intensity.ipynb #57b1e7ce
-def _per_image(raw, seen, statistic):
-    "A statistic of values `(n, k)` for each image, over the pixels `seen` `(n, h, w)`; None: over all."
-    if seen is None: return statistic(raw.reshape(len(raw), -1)).reshape(-1, 1, 1, 1)
-    values = (image[:, one].reshape(1, -1) for image, one in zip(raw, seen))
-    found = [statistic(each) if each.size else np.zeros(1) for each in values]
-    return np.reshape(found, (-1, 1, 1, 1))
+def _per_image(values, statistic):
+    "A statistic of each image, of those of its values that are seen."
+    values = values.reshape(len(values), -1)
+    if np.ma.is_masked(values):
+        seen = (row.compressed() if row.count() else row.data for row in values)
+        return np.concatenate([statistic(row[None]) for row in seen]).reshape(-1, 1, 1, 1)
+    return statistic(np.asarray(values)).reshape(-1, 1, 1, 1)
 
-def _percentile(raw, seen, settings):
-    low = _per_image(raw, seen, lambda v: np.percentile(v, settings.low, axis=1))
-    return low, _per_image(raw, seen, lambda v: np.percentile(v, settings.high, axis=1))
+def _percentile(raw, settings):
+    low = _per_image(raw, lambda v: np.percentile(v, settings.low, axis=1))
+    return low, _per_image(raw, lambda v: np.percentile(v, settings.high, axis=1))
 
-def _mean_clip(raw, seen, settings):
-    mean = _per_image(raw, seen, lambda v: v.mean(1, dtype=np.float64))
+def _mean_clip(raw, settings):
+    mean = _per_image(raw, lambda v: v.mean(1, dtype=np.float64))
     if raw.size and (mean < 0).any():
         lowest = mean.min()
         raise ImageSetError(f"an image has a mean of {lowest:.4g}; 'mean-clip' is for amplitudes, which are 0 or more. "
                             "Say 'zscore' or 'percentile'")
     return 0.0 * mean, settings.clip * mean
 
-def _zscore(raw, seen, settings):
-    mean = _per_image(raw, seen, lambda v: np.mean(v, axis=1, dtype=np.float64))
-    deviation = _per_image(raw, seen, lambda v: np.std(v, axis=1, dtype=np.float64))
+def _zscore(raw, settings):
+    mean = _per_image(raw, lambda v: np.mean(v, axis=1, dtype=np.float64))
+    deviation = _per_image(raw, lambda v: np.std(v, axis=1, dtype=np.float64))
     return mean - settings.clip * deviation, mean + settings.clip * deviation
 
 def _function(raw, settings):
-    images = [np.asarray(settings.function(image), np.float32) for image in raw]
+    images = [np.asarray(settings.function(np.asarray(image)), np.float32) for image in raw]
     for image, given in zip(images, raw): _check_made(image, given.shape)
     return np.stack(images) if images else raw.astype(np.float32)
 
@@ -124,7 +126,7 @@ class Normalization:
     high: float | None = None  # likewise
     clip: float | None = None  # of 'mean-clip' in means, of 'zscore' in deviations
     function: Callable | None = field(default=None, repr=False)  # of one raw image `(c, h, w)`, to floats in [0, 1]
-    of: str | None = field(default=None, repr=False, compare=False)  # what is measured: a whole 'image', or each 'patch' that is cut of it
+    of: str | None = field(default=None, repr=False, compare=False)  # what is measured: 'image', the whole; or each 'patch'
 
     def __post_init__(self):
         numbers = _numbers_of(self.name, {"low": self.low, "high": self.high, "clip": self.clip})
@@ -135,21 +137,19 @@ class Normalization:
             raise ValueError("Give a function itself as normalization, nothing beside it")
 
     def __call__(self,
-        raw: np.ndarray,  # `(n, c, h, w)` of any real type
-        seen: np.ndarray | None = None,  # `(n, h, w)` bool: False where an image shows nothing; None: it is seen everywhere
+        raw: np.ndarray,  # `(n, c, h, w)` of any real type; a masked array, where something is unseen
     ) -> torch.Tensor:  # `(n, c, h, w)` float32 in [0, 1]
         "Normalise raw images."
         if self.function: return torch.from_numpy(np.ascontiguousarray(_function(raw, self)))
-        made = _scaled(raw, *_METHODS[self.name][0](raw, seen, self))
+        made = _scaled(raw, *_METHODS[self.name][0](raw, self))
         return torch.from_numpy(np.ascontiguousarray(made.clip(0, 1, out=made)))
 
     def measured(self,
-        image: np.ndarray,  # raw `(c, h, w)`
-        seen: np.ndarray | None = None,  # `(h, w)` bool: False where the image shows nothing; None: it is seen everywhere
+        image: np.ndarray,  # raw `(c, h, w)`; a masked array, where something is unseen
     ) -> Normalization:
         "What normalises parts of this image by what is measured on all of it."
         if self.name not in _MEASURED or self.function: return self
-        low, high = _METHODS[self.name][0](image[None], None if seen is None else seen[None], self)
+        low, high = _METHODS[self.name][0](image[None], self)
         low, high = low.item(), high.item()
         return Normalization("range", low, high if low < high else low + 1)  # without contrast all is 0
 

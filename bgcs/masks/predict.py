@@ -166,8 +166,10 @@ class _Region:
 
     def normalised(self, tiles, normalization):
         "Some of its tiles, as the network takes them."
-        seen = None if self.seen is None else self.cut(tiles, self.seen)
-        return normalization(self.cut(tiles, self.pixels), seen)
+        raw = self.cut(tiles, self.pixels)
+        if self.seen is None: return normalization(raw)
+        hidden = np.broadcast_to(~self.cut(tiles, self.seen)[:, None], raw.shape)
+        return normalization(np.ma.masked_array(raw, hidden))
 
     def add(self, tiles, masks):
         for (i, j, top, left), mask in zip(tiles, masks):
@@ -211,27 +213,26 @@ def _filled(image, nothing):
     return image[(slice(None), *nearest)]
 
 # %% ../../nbs/masks/04_predict.ipynb #5be0c1a2
-@dataclass(frozen=True)
-class _Scene:
-    "An image, and where it shows nothing."
-    image: np.ndarray  # raw `(c, h, w)`
-    nothing: np.ndarray | None = None  # `(h, w)` bool; None: only NaN, and what `Tiling.invalid` says
-
-def _scene_of(
+def _without_alpha(
     image: np.ndarray,  # raw `(c, h, w)`
     channels: int | None,  # that the segmenter takes; None: any
-    has_alpha: bool = False,  # the last channel is known to be transparency
-) -> _Scene:
+    is_alpha: bool = False,  # the last channel is known to be transparency
+) -> np.ndarray:  # `(c, h, w)`; masked where it is transparent
     "An image without its transparency, where the segmenter takes none."
-    if channels is None or len(image) != channels + 1 or not (has_alpha or _looks_like_alpha(image)): return _Scene(image)
-    return _Scene(image[:-1], image[-1] == 0)
+    if channels is None or len(image) != channels + 1 or not (is_alpha or _looks_like_alpha(image)): return image
+    return _hidden(image[:-1], np.ma.getdata(image)[-1] == 0)
 
 def _looks_like_alpha(image):
     "Whether the last of 2 or 4 channels holds nothing but 0 and the greatest value of its type."
-    kind, last = image.dtype, image[-1]
+    kind, last = image.dtype, np.ma.getdata(image)[-1]
     if len(image) not in (2, 4) or kind.kind not in "bu": return False
     most = True if kind == bool else np.iinfo(kind).max
     return bool(((last == 0) | (last == most)).all() and (last == most).any())
+
+def _hidden(image, nothing):
+    "An image `(c, h, w)` as a masked array, if there is anything to be hidden."
+    nothing = nothing | np.ma.getmaskarray(image).any(0)
+    return np.ma.masked_array(np.ma.getdata(image), np.broadcast_to(nothing, image.shape)) if nothing.any() else image
 
 # %% ../../nbs/masks/04_predict.ipynb #fbc04a30
 def _of_whole(normalization, regions):
@@ -244,11 +245,10 @@ def _of_whole(normalization, regions):
 
 class _Tiled:
     "One image on its way through the network."
-    def __init__(self, scene, tiling, normalization, channels=None):
-        image = scene.image
+    def __init__(self, image, tiling, normalization, channels=None):
         _check_image(image, channels)
-        self.nothing = _invalid(image, tiling.invalid)
-        if scene.nothing is not None: self.nothing |= scene.nothing
+        hidden, image = np.ma.getmaskarray(image).any(0), np.ma.getdata(image)
+        self.nothing = _invalid(image, tiling.invalid) | hidden
         if self.nothing.all(): raise ImageSetError("shows nothing: all of it is NaN or invalid. Leave it out")
         sides = _sides_of(image, tiling.regions)
         image, self.sides = _filled(image, self.nothing), {}
@@ -311,14 +311,14 @@ def _model_of(segmenter, flip):
 
 def _finished(job): return job if isinstance(job, ImageSetError) else job.mask()
 
-def _stream(segmenter, scenes, tiling, batch_size, flip, advance):
-    "Masks `(h, w)` of scenes, or the `ImageSetError` of those that cannot be predicted, in their order."
+def _stream(segmenter, images, tiling, batch_size, flip, advance):
+    "Masks `(h, w)` of raw images, or the `ImageSetError` of those that cannot be predicted, in their order."
     queue, jobs = _Queue(_model_of(segmenter, flip), batch_size, advance), deque()
     normalization = getattr(segmenter, "normalization_", None) or Normalization()
     channels = getattr(segmenter, "settings", {}).get("channels")
-    def begin(scene): return queue.feed(_Tiled(scene, tiling, normalization, channels))
-    for scene in scenes:
-        jobs.append(scene if isinstance(scene, ImageSetError) else attempt(partial(begin, scene)))
+    def begin(image): return queue.feed(_Tiled(image, tiling, normalization, channels))
+    for image in images:
+        jobs.append(image if isinstance(image, ImageSetError) else attempt(partial(begin, image)))
         while jobs and not getattr(jobs[0], "left", 0): yield _finished(jobs.popleft())
     queue.flush()
     yield from map(_finished, jobs)
@@ -332,7 +332,7 @@ def _bar(total, done, show):
 # %% ../../nbs/masks/04_predict.ipynb #1f17b544
 def predict_large(
     segmenter,  # a `Segmenter`; or a function from images `(n, c, h, w)` in [0, 1] to masks `(n, 1, h, w)`
-    image: np.ndarray,  # one raw image of any size `(c, h, w)`; also `(h, w)`, `(h, w, c)`
+    image: np.ndarray,  # one raw image of any size `(c, h, w)`; also `(h, w)`, `(h, w, c)`; what a masked array hides is unseen
     channel_axis: int | None = None,  # 0 or -1; None: the shorter of the two
     batch_size: int = 64,  # tiles at a time
     flip: str = "none",  # average over flips, see `Segmenter.predict`
@@ -342,9 +342,9 @@ def predict_large(
     "The mask of one image of any size, tile by tile."
     check_whole("batch_size", batch_size, 1)
     with kept_memory(), _bar(1, 0, progress) as bar:
-        image = channels_first(np.asarray(image), channel_axis=channel_axis)
-        scenes = [_scene_of(image, getattr(segmenter, "settings", {}).get("channels"))]
-        mask = next(_stream(segmenter, scenes, Tiling(**tiling), batch_size, flip, bar.update))
+        image = channels_first(np.asanyarray(image), channel_axis=channel_axis)
+        images = [_without_alpha(image, getattr(segmenter, "settings", {}).get("channels"))]
+        mask = next(_stream(segmenter, images, Tiling(**tiling), batch_size, flip, bar.update))
     if isinstance(mask, ImageSetError): raise ImageSetError(f"the image {mask}")
     return mask
 
@@ -682,16 +682,16 @@ def _see_through(path):
         if isinstance(clear, int) and file.mode != "P": return np.asarray(upright) == clear
         return np.asarray(upright.convert("RGBA").getchannel("A")) == 0
 
-def _read_scene(path, header, page, color, channels, dtype=None):
-    "An image, and where it is transparent."
-    image, pages = read_image(path, page, color), header.info.pages
-    if dtype is not None: image = image.astype(dtype)
-    scene = _scene_of(image, channels, header.has_alpha)
-    if scene.nothing is not None or header.info.channels == channels and header.has_alpha: return scene
+def _read(path, header, page, color, channels, dtype=None):
+    "An image; masked where it is transparent."
+    raw, has_alpha = read_image(path, page, color), header.has_alpha
+    if dtype is not None: raw = raw.astype(dtype)
+    image = _without_alpha(raw, channels, has_alpha)
+    if image is not raw or (has_alpha and color is None): return image
     clear = None
     if header.info.mode != "array": clear = _see_through(path)
-    elif header.has_alpha and pages == 1: clear = read_image(path)[-1] == 0
-    return _Scene(scene.image, clear)
+    elif has_alpha and header.info.pages == 1: clear = np.ma.getdata(read_image(path))[-1] == 0
+    return image if clear is None else _hidden(image, clear)
 
 # %% ../../nbs/masks/04_predict.ipynb #319bda95
 # scale, tie points, transformation, keys, and the numbers and texts that keys refer to
@@ -922,34 +922,36 @@ class _Work:
         self.stems = known | _stems([file for file in self.todo if file not in known], known.values())
         self.on_way = deque()
 
-    def scenes(self, pool, read):
+    def images(self, pool, read):
         "Images, or what is wrong with them."
         def read_one(file): return attempt(lambda: read(self.paths[file], self.headers[file]))
-        for file, scene in zip(self.todo, _ahead(pool, read_one, self.todo)):
-            self.on_way.append((file, scene))
-            yield scene
+        for file, image in zip(self.todo, _ahead(pool, read_one, self.todo)):
+            self.on_way.append((file, image))
+            yield image
 
     def found(self, masks, advance):
         "What is to be written, as masks come in."
         for mask in masks:
-            file, scene = self.on_way.popleft()
+            file, image = self.on_way.popleft()
             if isinstance(mask, ImageSetError):
-                self.problems[file] = _complaint(mask)
+                self.problems[file] = _speak_of_max_pixels(str(mask))
                 advance(1)
                 continue
-            yield _Found(file, self.paths[file], self.stems[file], scene.image, mask, self.headers[file], self.page)
+            image, header = np.ma.getdata(image), self.headers[file]
+            yield _Found(file, self.paths[file], self.stems[file], image, mask, header, self.page)
 
 def _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size, flip, threads, progress):
     n, left = len(work.paths), len(work.todo)
     with kept_memory(), ThreadPoolExecutor(threads) as pool, _bar(n, n - left, progress) as bar:
-        masks = _stream(segmenter, work.scenes(pool, read), tiling, batch_size, flip, bar.update)
+        masks = _stream(segmenter, work.images(pool, read), tiling, batch_size, flip, bar.update)
         for entry in _ahead(pool, write, work.found(masks, bar.update)): journal.add(entry)
 
 # %% ../../nbs/masks/04_predict.ipynb #b3357db5
-def _check_settings(segmenter, files, threshold, on_bad, **counts):
+def _check_settings(segmenter, files, threshold, on_bad, max_pixels, **counts):
     if segmenter.averaged is None:
         raise ValueError("the segmenter has not been fitted; call fit first, or load one that was saved")
     check_choice("on_bad", on_bad, ("error", "skip"))
+    _check_max_pixels(max_pixels)
     for name, value in counts.items(): check_whole(name, value, 1)
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     own = segmenter.normalization_
@@ -957,20 +959,30 @@ def _check_settings(segmenter, files, threshold, on_bad, **counts):
         problem = f"these images are normalised by {files.normalization}, and the segmenter was trained on {own}"
         raise ValueError(f"{problem}; open them with normalization=segmenter.normalization_")
 
+def _check_max_pixels(n):
+    if n in (None, "any"): return
+    try: check_whole("max_pixels", n, 1)
+    except ValueError as error: raise ValueError(f"{error}, or 'any'") from None
+
+def _allow_pixels(n):
+    "Lift Pillow's guard against decompression bombs so far, or wholly for 'any'; None: leave it."
+    if n is None: return
+    Image.MAX_IMAGE_PIXELS = None if n == "any" else -(-n // 2)  # twice as many are refused
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+def _speak_of_max_pixels(text):
+    "What is said of Pillow's guard, in words of ours."
+    text = text.replace("raise PIL.Image.MAX_IMAGE_PIXELS to None", "say max_pixels='any'")
+    return text.replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
+
 @contextmanager
 def _up_to(max_pixels):
     "Pillow's guard against decompression bombs, lifted so far for a while; None: as it is."
     kept = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        if max_pixels is not None:
-            Image.MAX_IMAGE_PIXELS = -(-check_whole("max_pixels", max_pixels, 1) // 2)  # twice as many are refused
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        _allow_pixels(max_pixels)
         try: yield
         finally: Image.MAX_IMAGE_PIXELS = kept
-
-def _complaint(error):
-    "What is wrong with an image, in words of `predict_files`."
-    return str(error).replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
 
 def _refuse_unusable(problems, paths, on_bad, before=""):
     "An error that names all images that cannot be predicted, if there is to be one."
@@ -990,7 +1002,7 @@ def predict_files(
     color: str | None = None,  # 'gray' or 'rgb': convert images to that
     page: int | str | None = None,  # of files that hold several: the number of one, or 'channels'
     dtype: str | None = None,  # NumPy type to convert to, as the images trained on were
-    max_pixels: int | None = None,  # of the largest image to read; None: twice `PIL.Image.MAX_IMAGE_PIXELS`
+    max_pixels: int | str | None = None,  # of the largest image to read, or 'any'; None: twice `PIL.Image.MAX_IMAGE_PIXELS`
     soft: bool = True,  # write soft masks too
     overlays: bool = True,  # write overlays too
     resume: bool = True,  # go on with what is in the folder; False: it must be new
@@ -1004,17 +1016,18 @@ def predict_files(
     "Masks, overlays and tables of many images."
     threshold = segmenter.threshold_ if threshold is None else threshold
     tiling, out = Tiling(**tiling), Path(out)
-    _check_settings(segmenter, files, threshold, on_bad, batch_size=batch_size, threads=threads, min_area=min_area)
+    counts = dict(batch_size=batch_size, threads=threads, min_area=min_area)
+    _check_settings(segmenter, files, threshold, on_bad, max_pixels, **counts)
     complaints = [] if on_bad == "skip" else None
     root, paths = _listed(files, pattern, out, complaints)
     channels = segmenter.settings["channels"]
     with _up_to(max_pixels): headers = _headers(paths, threads, progress, channels=channels, color=color, page=page)
-    problems = {file: _complaint(header) for file, header in headers.items() if isinstance(header, ImageSetError)}
+    problems = {file: _speak_of_max_pixels(str(header)) for file, header in headers.items() if isinstance(header, ImageSetError)}
     _refuse_unusable(problems, paths, on_bad)
     described = {
         "threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page, "dtype": dtype}
     _claim(out, _settings(segmenter, root, tiling, **described, soft=soft, overlays=overlays), resume)
-    def read(path, header): return _read_scene(path, header, page, color, channels, dtype)
+    def read(path, header): return _read(path, header, page, color, channels, dtype)
     write = _Writing(out, threshold, min_area, tiling.tile, soft, overlays)
     with _held(out), _up_to(max_pixels):
         journal = _Journal(out / "done.jsonl")

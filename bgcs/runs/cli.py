@@ -278,19 +278,26 @@ def _nothing(text):
     try: return float(text)
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; expected zero, a number, or none") from None
 
-def _word_or_none(text): return None if text == "none" else text
+def _one_of(*words):
+    "A type for argparse: one of these words, or 'none'."
+    def read(text):
+        if text in words or text == "none": return text if text in words else None
+        known = ", ".join(words)
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {known} or none")
+    return read
 
 # arguments of `predict_files` that options of the same name give, and what `argparse` is to be told of each
 _READING = {
     "pattern": dict(metavar="PATTERN", help="which files of a folder, such as 'dive*/*.tif'"),
-    "color": dict(type=_word_or_none, choices=("gray", "rgb", None), metavar="{gray,rgb,none}",
+    "color": dict(type=_one_of("gray", "rgb"), metavar="gray|rgb|none",
                   help="convert images to that (default: as in training)"),
     "page": dict(type=_number_or("channels", "none"), metavar="N|channels",
                  help="of files that hold several pages: the number of one, from 0, or channels: all of them together"),
-    "dtype": dict(type=_word_or_none, metavar="TYPE", help="NumPy type to convert to (default: as in training)"),
+    "dtype": dict(metavar="TYPE", help="NumPy type to convert to, such as float32 (default: as in training)"),
     "invalid": dict(type=_nothing, metavar="zero|NUMBER",
                     help="the value of pixels that show nothing, beside NaN and transparency"),
-    "max_pixels": dict(type=int, metavar="N", help="pixels of the largest image to read (default: 178,956,970)"),
+    "max_pixels": dict(type=_number_or("any"), metavar="N|any",
+                       help="pixels of the largest image to read (default: 178,956,970)"),
     "on_bad": dict(choices=("error", "skip"), help="images that cannot be predicted: an error names them all (default), "
                    "or they are left out and named"),
     "threads": dict(type=int, metavar="N", help="that read and write while the network predicts (default: 2)"),
@@ -304,9 +311,9 @@ _TILING = {
     "overlap": dict(type=float, metavar="SHARE",
                     help="of its side that a tile has in common with the next (default: 0.5)"),
     "blend": dict(choices=("hann", "mean"), help="how predictions are averaged where tiles overlap (default: hann)"),
-    "measure": dict(type=_word_or_none, choices=("image", "patch", None), metavar="{image,patch,none}",
+    "measure": dict(type=_one_of("image", "patch"), metavar="image|patch|none",
                     help="what is measured to normalise: the whole image, or each tile (default: as in training)"),
-    "regions": dict(type=_word_or_none, choices=("sonar", None), metavar="{sonar,none}",
+    "regions": dict(type=_one_of("sonar"), metavar="sonar|none",
                     help="predict the two sides of side-scan sonar images, each by itself"),
     "flip": dict(choices=("none", "horizontal", "vertical", "both"),
                  help="average over flips, for two or four times the work"),

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import typing
-import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from PIL import Image
 
 from ..data.checks import check_choice, check_whole, did_you_mean
 from ..data.datasets import PUBLISHED, digits_on_textures, sprites_on_textures
@@ -31,6 +29,7 @@ from ..backgrounds.cluster import WAYS
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
+from ..masks.predict import _allow_pixels, _check_max_pixels, _speak_of_max_pixels
 from ..masks.segment import _SCHEDULES
 
 # %% auto #0
@@ -98,7 +97,7 @@ def set_options(
         options |= {key: reading[key] for key in reading if key not in _NOT_READING}
     if name in ("folders", "globs"): options |= {"source": (str | None, None)}
     if name == "globs": del options["mask"]  # a function
-    if name in _OWN: options |= {"max_pixels": (int | None, None), "val": (float, 0.15), "test": (float, 0.15)}
+    if name in _OWN: options |= {"max_pixels": (int | str | None, None), "val": (float, 0.15), "test": (float, 0.15)}
     elif name not in _GENERATED: options |= {"root": (str | None, None), "standin": (bool, False)}
     return options
 
@@ -136,7 +135,7 @@ class Data:
         for name in ("val", "test"):
             share = typed.get(name, 0.15)
             if not 0 < share < 1: raise ValueError(f"data.{name}={share}; expected a share above 0 and below 1")
-        if typed.get("max_pixels") is not None: check_whole("data.max_pixels", typed["max_pixels"], 1)
+        _check_max_pixels(typed.get("max_pixels"))
 
     @property
     def own(self) -> bool: "Whether these are images of one's own, which are split here."; return self.set in _OWN
@@ -186,12 +185,6 @@ def load_images(
         raise ImageSetError(f"{error}\n{_ELSEWHERE}") from None
     return parts[0], Splits(*parts, np.repeat(np.arange(3), [len(part) for part in parts]))
 
-def _allow_pixels(n):
-    "Lift Pillow's guard against decompression bombs, for as long as this process reads; None: leave it."
-    if n is None: return
-    Image.MAX_IMAGE_PIXELS = -(-n // 2)  # twice as many are refused
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 def _split_own(read, options):
     "Images of one's own, and the same in three parts."
     shares = {name: options.pop(name) for name in ("val", "test", "random_state") if name in options}
@@ -225,8 +218,7 @@ def _as_settings(
         written, rest = "data." + found[1] + "=" + _yaml_of(value), found[2][len(value):]
         return (f"'{written}'" if re.search(r"[\[\s*?]", written) else written) + rest
     names = "|".join(sorted(_reading_names(), key=len, reverse=True))
-    text = text.replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
-    return re.sub(_ARGUMENT.replace("{names}", names), setting, text)
+    return re.sub(_ARGUMENT.replace("{names}", names), setting, _speak_of_max_pixels(text))
 
 # %% ../../nbs/runs/00_settings.ipynb #e1cc8d0d
 _STANDINS = {
