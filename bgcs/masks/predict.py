@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from ..data.checks import check_choice, check_whole, listed
+from ..data.checks import _made_folder, check_choice, check_whole, listed
 from bgcs.data.files import (
     SMALLEST_SIDE, SUFFIXES, ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing,
     read_image,
@@ -557,7 +557,7 @@ def _claim(out, settings, resume):
         names = listed(there, 3)
         remedy = "choose a new folder, so that nothing is written over"
         raise ValueError(f"out={out} holds other things ({names}); {remedy}")
-    out.mkdir(parents=True, exist_ok=True)
+    _made_folder(out, "Choose another folder: out=")
     replace_file(stamp, json.dumps(settings, indent=1).encode())
 
 # %% ../../nbs/masks/04_predict.ipynb #dbe33ab5

@@ -146,6 +146,7 @@ def _predict(options):
 
 def _compare(options):
     "Rank runs."
+    from bgcs.data.checks import _made_folder
     from bgcs.masks.criteria import _verdict, plot_comparison
     from bgcs.runs.runs import compare_runs
     from bgcs.training.checkpoints import replace_file
@@ -153,7 +154,7 @@ def _compare(options):
     table = compare_runs(options.run_folders, changes, progress=sys.stderr.isatty())
     beside = Path(options.run_folders[0]).resolve().parent
     out = Path(options.out or beside / f"comparison-{_now()}")
-    out.mkdir(parents=True, exist_ok=True)
+    _made_folder(out, "Choose another folder: out=")
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
     print(table.round(3).T.to_string())
@@ -430,8 +431,9 @@ def _plain_warnings(command):
 def _worded(text, command):
     "A message in the words of the command line: `--color gray`, or `data.color=gray`, for `color='gray'`."
     from bgcs.runs.settings import _ARGUMENT, _as_settings
-    if command != "predict": return _as_settings(text)
-    names = "|".join(sorted((*_PREDICTING, "max_pixels", "out", "nodata"), key=len, reverse=True))
+    if command != "predict": text = _as_settings(text)
+    options = (*_PREDICTING, "out", "nodata") if command == "predict" else ("folder", "out")
+    names = "|".join(sorted(options, key=len, reverse=True))
     return re.sub(_ARGUMENT.replace("{names}", names), _as_option, text)
 
 def _as_option(found):

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import bgcs
-from ..data.checks import listed
+from ..data.checks import _made_folder, listed
 from ..data.datasets import outside_fan
 from ..data.describe import describe
 from ..data.files import find_images
@@ -468,13 +468,20 @@ def _stage(
 def _checked_images(settings, folder):
     "The images, after all has been checked that can be checked without them."
     settings.trainer.check_devices()
-    check_folder(folder, settings)
+    if check_folder(folder, settings)["state"] == "new": _check_parent(Path(folder))
     return load_images(settings.data)
+
+_ELSEWHERE = "Choose another run folder: folder="
+
+def _check_parent(folder):
+    "Refuse a run folder that cannot be made, before images are read; nothing is made yet."
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    _made_folder(above, f"{folder} would lie there. {_ELSEWHERE}")
 
 @contextmanager
 def _begun(settings, folder, quiet):
     "A run whose folder no other process works in."
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    _made_folder(folder, _ELSEWHERE)
     lock = FileLock(Path(folder) / _LOCK)
     try:
         if main_process(): lock.acquire(timeout=0)

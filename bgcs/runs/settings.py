@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 import yaml
 
-from ..data.checks import check_choice, check_whole, did_you_mean
+from ..data.checks import _made_folder, check_choice, check_whole, did_you_mean
 from ..data.datasets import PUBLISHED, digits_on_textures, sprites_on_textures
 from ..data.files import ImageSetError
 from ..data.images import ImageSet, from_files, from_folders, from_globs, from_hdf5, from_table
 from ..data.splits import PARTS, Splits, split
 from ..data.standins import write_standin
-from ..data.stores import cache_folder
+from ..data.stores import _MOVE_CACHE, cache_folder
 from ..backgrounds.cluster import WAYS
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
@@ -228,7 +228,7 @@ _STANDINS = {
 }
 
 def _standin(name):
-    root = Path(cache_folder()) / "standins" / name
+    root = _made_folder(cache_folder() / "standins" / name, _MOVE_CACHE)
     for kind in _STANDINS[name]: write_standin(kind, root)
     return root
 
