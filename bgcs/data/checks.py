@@ -72,8 +72,9 @@ def _made_folder(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): pass
     except OSError as error:
-        why = error.strerror or str(error)
-        raise type(error)(f"{folder} cannot be written ({why}). {remedy}") from None
+        why = "it is a file" if folder.is_file() else error.strerror or str(error)
+        kind = NotADirectoryError if folder.is_file() else type(error)
+        raise kind(f"{folder} cannot be written ({why}). {remedy}") from None
     return folder
 
 # %% ../../nbs/data/00_checks.ipynb #7f197cee

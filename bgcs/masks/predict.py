@@ -469,7 +469,8 @@ def _visible(planes, seen=None):
     known = some[np.isfinite(some) & (True if seen is None else seen[every])]
     low, high = np.percentile(known, (0.5, 99.5)) if len(known) else (0, 1)
     scale = np.float32(255 / max(high - low, 1e-12))
-    stretched = ((plane.astype(np.float32) - np.float32(low)) * scale for plane in planes)
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that mean no data
+        stretched = [(plane.astype(np.float32) - np.float32(low)) * scale for plane in planes]
     return [np.nan_to_num(plane).clip(0, 255).astype(np.uint8) for plane in stretched]
 
 def _overlay(
@@ -967,7 +968,7 @@ def _check_max_pixels(n):
 def _allow_pixels(n):
     "Lift Pillow's guard against decompression bombs so far, or wholly for 'any'; None: leave it."
     if n is None: return
-    Image.MAX_IMAGE_PIXELS = None if n == "any" else -(-n // 2)  # twice as many are refused
+    Image.MAX_IMAGE_PIXELS = None if n == "any" else n / 2  # more than twice as many are refused
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 def _speak_of_max_pixels(text):

@@ -464,11 +464,19 @@ def _interrupted(options):
     print(f"\nInterrupted{where}", file=sys.stderr)
     return 130
 
+def _joined(words):
+    "A command line in which numbers such as -3.4e38 stick to their option: argparse would take them for one."
+    found = []
+    for word in words:
+        if found and found[-1] in ("--invalid", "--nodata"): found[-1] += f"={word}"
+        else: found.append(word)
+    return found
+
 def main(
     arguments=None,  # command line; None: that of this process
 ) -> int:  # exit code
     "Do what a command line says."
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     options.began = time.time()
     with _plain_warnings(options.command):
         try: return options.do(options)
