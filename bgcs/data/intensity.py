@@ -126,7 +126,7 @@ class Normalization:
     high: float | None = None  # likewise
     clip: float | None = None  # of 'mean-clip' in means, of 'zscore' in deviations
     function: Callable | None = field(default=None, repr=False)  # of one raw image `(c, h, w)`, to floats in [0, 1]
-    of: str | None = field(default=None, repr=False, compare=False)  # what is measured: 'image', the whole; or each 'patch'
+    of: str | None = field(default=None, repr=False, compare=False)  # what is measured: the whole 'image', or a 'patch'
 
     def __post_init__(self):
         numbers = _numbers_of(self.name, {"low": self.low, "high": self.high, "clip": self.clip})

@@ -80,9 +80,9 @@ class Tiling:
     resize: int | tuple[int, int] | None = None  # side to which the images trained on were resized; with tile=None, `(height, width)`
     overlap: float = 0.5  # share of its side that a tile has in common with the next, from 0 to below 1
     blend: str = "hann"  # how predictions are averaged where tiles overlap: 'hann', less towards their edges; 'mean', all the same
-    regions: str | Callable | None = None  # a function of an image `(h, w)` to the `Side`s to predict; 'sonar': `sonar_sides`
+    regions: str | Callable | None = None  # a function of an image `(h, w)` to `Side`s; 'sonar': `sonar_sides`
     invalid: str | float | Callable | None = None  # where an image shows nothing, beside NaN: 'zero', a number, or a function
-    measure: str | None = None  # what is measured to normalise: the whole 'image', each 'patch' (tile); None: as in training
+    measure: str | None = None  # to normalise: the whole 'image', or each 'patch' (tile); None: as in training
 
     def __post_init__(self):
         if self.tile is not None:
@@ -332,7 +332,7 @@ def _bar(total, done, show):
 # %% ../../nbs/masks/04_predict.ipynb #1f17b544
 def predict_large(
     segmenter,  # a `Segmenter`; or a function from images `(n, c, h, w)` in [0, 1] to masks `(n, 1, h, w)`
-    image: np.ndarray,  # one raw image of any size `(c, h, w)`; also `(h, w)`, `(h, w, c)`; what a masked array hides is unseen
+    image: np.ndarray,  # one raw image of any size `(c, h, w)`, also `(h, w)`, `(h, w, c)`; masked where it is unseen
     channel_axis: int | None = None,  # 0 or -1; None: the shorter of the two
     batch_size: int = 64,  # tiles at a time
     flip: str = "none",  # average over flips, see `Segmenter.predict`
@@ -424,7 +424,7 @@ def _world_file(path):
     return None
 
 def _on_map(
-    a: tuple,  # six numbers in a world file's order: x by column, y by column, x by row, y by row, x and y of the first pixel
+    a: tuple,  # as in a world file: x by column, y by column, x by row, y by row, x and y of the first pixel
 ) -> dict:  # as the tags of a GeoTIFF
     "A place on the map, given by the centres of pixels."
     transformation = [[a[0], a[2], 0, a[4]], [a[1], a[3], 0, a[5]], [0, 0, 0, 0], [0, 0, 0, 1]]
@@ -436,7 +436,7 @@ def _world_numbers(georeference):
     return x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0], x[0], y[0]
 
 def _turned(georeference, orientation, height, width):
-    "The place of an image that is shown upright, of that which holds as it is stored; EXIF counts orientations from 1 to 8."
+    "The place of an image that is read upright, from the place of what is stored; EXIF counts orientations from 1 to 8."
     rows, columns = np.array([0, 0, 1]), np.array([0, 1, 0])
     if orientation >= 5: rows, columns, height, width = columns, rows, width, height
     if orientation in (2, 3, 7, 8): columns = width - 1 - columns
@@ -1003,7 +1003,7 @@ def predict_files(
     color: str | None = None,  # 'gray' or 'rgb': convert images to that
     page: int | str | None = None,  # of files that hold several: the number of one, or 'channels'
     dtype: str | None = None,  # NumPy type to convert to, as the images trained on were
-    max_pixels: int | str | None = None,  # of the largest image to read, or 'any'; None: twice `PIL.Image.MAX_IMAGE_PIXELS`
+    max_pixels: int | str | None = None,  # of the largest image to read, or 'any'; None: as Pillow has it
     soft: bool = True,  # write soft masks too
     overlays: bool = True,  # write overlays too
     resume: bool = True,  # go on with what is in the folder; False: it must be new
@@ -1023,7 +1023,8 @@ def predict_files(
     root, paths = _listed(files, pattern, out, complaints)
     channels = segmenter.settings["channels"]
     with _up_to(max_pixels): headers = _headers(paths, threads, progress, channels=channels, color=color, page=page)
-    problems = {file: _speak_of_max_pixels(str(header)) for file, header in headers.items() if isinstance(header, ImageSetError)}
+    bad = {file: header for file, header in headers.items() if isinstance(header, ImageSetError)}
+    problems = {file: _speak_of_max_pixels(str(error)) for file, error in bad.items()}
     _refuse_unusable(problems, paths, on_bad)
     described = {
         "threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page, "dtype": dtype}

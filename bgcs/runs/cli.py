@@ -299,8 +299,8 @@ _READING = {
                     help="the value of pixels that show nothing, beside NaN and transparency"),
     "max_pixels": dict(type=_number_or("any"), metavar="N|any",
                        help="pixels of the largest image to read (default: 178,956,970)"),
-    "on_bad": dict(choices=("error", "skip"), help="images that cannot be predicted: an error names them all (default), "
-                   "or they are left out and named"),
+    "on_bad": dict(choices=("error", "skip"), help="images that cannot be predicted: an error names them all "
+                   "(default), or they are left out and named"),
     "threads": dict(type=int, metavar="N", help="that read and write while the network predicts (default: 2)"),
 }
 _TILING = {
