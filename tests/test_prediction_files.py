@@ -18,6 +18,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import bgcs.data.files
 import bgcs.masks.predict
 from bgcs.data.datasets import digits_on_textures
 from bgcs.data.files import ImageSetError
@@ -382,6 +383,57 @@ def test_the_same_from_python_and_the_command_line(trained, tmp_path):
     assert a == b
 
 
+# ---- with what reading marks as unseen
+
+reads_unseen = pytest.mark.skipif(not hasattr(bgcs.data.files, "fill_unseen"), reason="reading doesn't mark unseen pixels yet")
+
+
+def with_mask_page(folder):
+    "A TIFF whose second page is a mask, as GDAL writes it."
+    shown = np.where(np.arange(40)[:, None] < 10, 0, 255).repeat(48, 1).astype(np.uint8)
+    with tifffile.TiffWriter(folder / "x.tif") as file:
+        file.write(GREY, metadata=None, photometric="minisblack")
+        file.write(shown > 0, metadata=None, photometric="mask", subfiletype=4)
+    return folder / "x.tif"
+
+
+def with_mask_beside(folder):
+    tifffile.imwrite(folder / "x.tif.msk", np.where(np.arange(40)[:, None] < 10, 0, 255).repeat(48, 1).astype(np.uint8), metadata=None)
+    return tif(GREY)(folder)
+
+
+NODATA = {
+    "GDAL's tag, 0": tif(hole(GREY, 0), [(42113, "s", 0, "0", True)]),
+    "GDAL's tag, lowest float": tif(hole(FLOAT, -3.4028234663852886e38), [*ON_MAP, (42113, "s", 0, "-3.4028234663852886e+38", True)]),
+    "GDAL's tag, -9999": tif(hole(FLOAT, -9999), [*ON_MAP, (42113, "s", 0, "-9999", True)]),
+    "a mask page": with_mask_page,
+    "a mask beside": with_mask_beside,
+}
+
+
+@reads_unseen
+@pytest.mark.parametrize("through", [python, command_line])
+@pytest.mark.parametrize("name", NODATA)
+def test_what_a_raster_does_not_show(name, through, trained, tmp_path):
+    "Before: object or background, or 'has 2 pages'."
+    (tmp_path / "in").mkdir()
+    case = Case("unseen", "", NODATA[name], unseen_above(10))
+    path = case.write(tmp_path / "in")
+    through(trained, path, tmp_path / "out", case)
+    case.check(Written(tmp_path / "out", next((tmp_path / "out" / "masks").glob("x.[pt]*[gf]"))), path)
+
+
+@reads_unseen
+@pytest.mark.parametrize("name", ["NaN in a GeoTIFF", "NaN in NumPy"])
+def test_written_masks_are_read_as_masks(name, trained, tmp_path):
+    "What was not seen is no object."
+    (tmp_path / "in").mkdir()
+    found = load_run(trained).predict(CASES[name].write(tmp_path / "in"), tmp_path / "out", progress=False)
+    mask = tmp_path / "out" / found.images["mask"][0]
+    read = bgcs.data.files.read_image(mask, color="index")
+    assert (np.ma.filled(read, 0)[0] == np.where(values_of(mask) == 127, 0, values_of(mask))).all()
+
+
 # ---- what is said
 
 @dataclass
@@ -411,6 +463,7 @@ REFUSED = {
     "a world file of five numbers": Refused("words", "not read", picture("x.jpg", Image.fromarray(GREY), {"x.jgw": "1 2 3 4 5"}), "world file, x.jgw, that doesn't hold six numbers", "x.jgw"),
     "overlap": Refused("words", "overlap=1.5", picture("x.png", Image.fromarray(GREY)), "overlap=1.5; expected", "--overlap 1.5; expected", {"overlap": 1.5}, "--overlap 1.5"),
     "tile": Refused("words", "tile=2", picture("x.png", Image.fromarray(GREY)), "tile=2; expected", "--tile 2; expected", {"tile": 2}, "--tile 2"),
+    "a type": Refused("words", "no option", picture("x.png", Image.fromarray(GREY)), "dtype='float31' is no type of NumPy", "--dtype float31 is no type of NumPy; expected a name, such as", {"dtype": "float31"}, "--dtype float31"),
     "resize": Refused("words", "no option", picture("x.png", Image.fromarray(GREY)), r"resize=\(16, 8\); tiles are square", "--resize 16,8; tiles are square", {"resize": (16, 8), "tile": 32}, "--resize 16,8 --tile 32"),
     "too large for one piece": Refused("words", "no option", lambda folder: Image.new("L", (3000, 3000), 9).save(folder / "x.png") or folder / "x.png", "Say tile=, the side", "Say --tile, the side", {"tile": None}, "--tile none"),
     "more pixels than Pillow allows": Refused("pixels", "raise PIL.Image.MAX_IMAGE_PIXELS", large, "say max_pixels=, how many", "say --max-pixels, how many"),

@@ -650,7 +650,9 @@ def _has_alpha(path, info):
     if info.mode != "array": return info.mode in ("LA", "La", "RGBA", "RGBa")
     if path.suffix.lower() not in (".tif", ".tiff") or info.channels not in (2, 4): return False
     import tifffile
-    with tifffile.TiffFile(path) as file: extra = file.pages[0].extrasamples
+    try:
+        with tifffile.TiffFile(path) as file: extra = file.pages[0].extrasamples
+    except tifffile.TiffFileError: return False  # of another kind than its name says
     return bool(extra) and int(extra[-1]) in (1, 2)
 
 def _check_header(path, channels, color, page):
@@ -948,11 +950,13 @@ def _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size
         for entry in _ahead(pool, write, work.found(masks, bar.update)): journal.add(entry)
 
 # %% ../../nbs/masks/04_predict.ipynb #b3357db5
-def _check_settings(segmenter, files, threshold, on_bad, max_pixels, **counts):
+def _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts):
     if segmenter.averaged is None:
         raise ValueError("the segmenter has not been fitted; call fit first, or load one that was saved")
     check_choice("on_bad", on_bad, ("error", "skip"))
     _check_max_pixels(max_pixels)
+    try: np.dtype(dtype)
+    except TypeError: raise ValueError(f"dtype={dtype!r} is no type of NumPy; expected a name, such as 'float32'") from None
     for name, value in counts.items(): check_whole(name, value, 1)
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     own = segmenter.normalization_
@@ -1018,7 +1022,7 @@ def predict_files(
     threshold = segmenter.threshold_ if threshold is None else threshold
     tiling, out = Tiling(**tiling), Path(out)
     counts = dict(batch_size=batch_size, threads=threads, min_area=min_area)
-    _check_settings(segmenter, files, threshold, on_bad, max_pixels, **counts)
+    _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts)
     complaints = [] if on_bad == "skip" else None
     root, paths = _listed(files, pattern, out, complaints)
     channels = segmenter.settings["channels"]
