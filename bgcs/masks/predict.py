@@ -436,7 +436,7 @@ def _world_numbers(georeference):
     return x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0], x[0], y[0]
 
 def _turned(georeference, orientation, height, width):
-    "The place of an image that is read upright, from the place of what is stored; EXIF counts orientations from 1 to 8."
+    "The place of an image that is read upright, from the place of what is stored; EXIF counts orientations from 1."
     rows, columns = np.array([0, 0, 1]), np.array([0, 1, 0])
     if orientation >= 5: rows, columns, height, width = columns, rows, width, height
     if orientation in (2, 3, 7, 8): columns = width - 1 - columns
@@ -956,7 +956,8 @@ def _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **co
     check_choice("on_bad", on_bad, ("error", "skip"))
     _check_max_pixels(max_pixels)
     try: np.dtype(dtype)
-    except TypeError: raise ValueError(f"dtype={dtype!r} is no type of NumPy; expected a name, such as 'float32'") from None
+    except TypeError:
+        raise ValueError(f"dtype={dtype!r} is no type of NumPy; expected a name, such as 'float32'") from None
     for name, value in counts.items(): check_whole(name, value, 1)
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     own = segmenter.normalization_
