@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import operator
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 # %% auto #0
 __all__ = ['did_you_mean', 'check_choice', 'check_whole', 'listed', 'not_fitted']
@@ -58,6 +60,22 @@ def check_whole(
     if number is not None and number >= least: return number
     of = f" of {unit}" if unit else ""
     raise ValueError(f"{name}={value!r}; expected a whole number{of}, at least {least}")
+
+# %% ../../nbs/data/00_checks.ipynb #8a1f3c02
+def _made_folder(
+    folder,  # to write to; made if it isn't there
+    remedy: str,  # how to choose another, for the error
+) -> Path:
+    "A folder that can be written."
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder): pass
+    except OSError as error:
+        why = "it is a file" if folder.is_file() else error.strerror or str(error)
+        kind = NotADirectoryError if folder.is_file() else type(error)
+        raise kind(f"{folder} cannot be written ({why}). {remedy}") from None
+    return folder
 
 # %% ../../nbs/data/00_checks.ipynb #7f197cee
 def listed(

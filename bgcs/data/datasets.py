@@ -674,7 +674,7 @@ class SpritesOnSAS(PublishedSet):
         masks = change_size(masks, resize=(image_size, image_size), nearest=True)
         labels, snippets = (np.concatenate([with_object[k], without[k]]).astype(np.int64) for k in (1, 2))
         columns = dict(background_class=torch.from_numpy(labels), source=snippets)
-        return _with_masks(raw, masks, Normalization("mean-clip"), **columns)
+        return _with_masks(raw, masks, Normalization("mean-clip", of="patch"), **columns)
 
 # %% ../../nbs/data/10_datasets.ipynb #09856fce
 def _paired_files(

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checks import _made_folder
 from .files import ImageSetError
 
 # %% auto #0
@@ -114,6 +115,7 @@ def fetch(
     if file.folder and (root / file.folder).exists(): return root / file.folder
     advice = file.advice(root)
     if not file.checksum: raise ImageSetError(f"{file.path} is not fetched by download=True. Put {advice}")
+    _made_folder(target.parent, "Set root=, or the environment variable BGCS_DATA, to a folder that can")
     download = _ResumingDownload(f"{target}.part", progress=progress)
     try:
         pooch.retrieve(file.url, file.checksum, target.name, target.parent, downloader=download)

@@ -434,7 +434,7 @@ def from_arrays(
         masks = torch.cat([masks, nothing])
     if ignored is not None: ignored = torch.cat([ignored, nothing])
     presence = torch.arange(len(x) + len(b)) < len(x)
-    return open_set(_CheckedArrays(x, b), presence, as_normalization(normalization), on_bad,
+    return open_set(_CheckedArrays(x, b), presence, as_normalization(normalization, "image"), on_bad,
                     lazy=False, progress=False, masks=masks, ignored=ignored, source=source)
 
 def _joined_source(object_source, x, background_source, b):
@@ -577,7 +577,8 @@ def from_files(
     paths = np.array(columns["files"])
     names = paths if columns["names"] is None else np.array(columns["names"])
     source = None if columns["source"] is None else np.asarray(columns["source"])
-    return open_set(store, columns["presence"], as_normalization(normalization), on_bad, lazy, progress,
+    normalization = as_normalization(normalization, "image" if crop is None else "patch")
+    return open_set(store, columns["presence"], normalization, on_bad, lazy, progress,
                     masks=mask_store, source=source, names=names, paths=paths, skipped=(*skipped, *unclear))
 
 # %% ../../nbs/data/04_images.ipynb #9caaa02b
@@ -838,7 +839,8 @@ def from_hdf5(
     index = None if len(there) == n else np.array(list(there), np.int64)
     mask_store, values = None, _MaskValues()
     if masks is not None: mask_store, values = _hdf5_masks(path, masks, reading, store, mask_labels, mask_ignore)
-    return open_set(store, list(there.values()), as_normalization(normalization), on_bad, lazy, progress,
+    normalization = as_normalization(normalization, "image" if crop is None else "patch")
+    return open_set(store, list(there.values()), normalization, on_bad, lazy, progress,
                     mask_store, values, index, skipped=tuple(unclear), **columns)
 
 # %% ../../nbs/data/04_images.ipynb #1d4ce7c8

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,27 +23,27 @@ def _scaled(raw, low, high):
     raw = np.asarray(raw)  # with what lies beneath a mask
     low, span = np.asarray(low, np.float64), np.asarray(high, np.float64) - low
     factor = np.divide(1, span, out=np.zeros_like(span, dtype=np.float64), where=span != 0)
-    if low.ndim == 0 and low == 0 and raw.dtype.itemsize <= 2:  # short types need no float64 in between
-        return np.multiply(raw, np.float32(factor), dtype=np.float32)
+    if low.ndim == 0 and low == 0 and (span == 1 or raw.dtype.itemsize <= 2):  # no float64 needed in between
+        return np.multiply(raw, np.float32(factor), dtype=np.float32, casting="same_kind")
     return ((raw - low) * factor).astype(np.float32)
 
 def _unit(raw, settings):
     "By the range of the type."
-    if raw.dtype == bool: return raw.astype(np.float32)
+    if raw.dtype == bool: return 0, 1
     if raw.dtype.kind in "ui":
         if raw.dtype.itemsize > 2: raise ImageSetError(_too_wide(raw.dtype))
-        return _scaled(raw, np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max)
+        return np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max
     low, high = (raw.min(), raw.max()) if raw.size else (0, 0)
     if not (low >= 0 and high <= 1):
         raise ImageSetError(f"values are floats from {low:.4g} to {high:.4g}; expected [0, 1]. "
                             "Say normalization=('range', low, high), 'percentile', 'mean-clip' or 'zscore'")
-    return raw.astype(np.float32)
+    return 0, 1
 
 def _too_wide(dtype):
     return (f"values have type {dtype}, whose range no instrument fills. "
             "Say normalization=('range', low, high), or convert to 8 or 16 bits")
 
-def _range(raw, settings): return _scaled(raw, settings.low, settings.high).clip(0, 1)
+def _range(raw, settings): return settings.low, settings.high
 
 # %% ../../nbs/data/02_intensity.ipynb #57b1e7ce
 def _per_image(values, statistic):
@@ -56,8 +56,7 @@ def _per_image(values, statistic):
 
 def _percentile(raw, settings):
     low = _per_image(raw, lambda v: np.percentile(v, settings.low, axis=1))
-    high = _per_image(raw, lambda v: np.percentile(v, settings.high, axis=1))
-    return _scaled(raw, low, high).clip(0, 1)
+    return low, _per_image(raw, lambda v: np.percentile(v, settings.high, axis=1))
 
 def _mean_clip(raw, settings):
     mean = _per_image(raw, lambda v: v.mean(1, dtype=np.float64))
@@ -65,12 +64,12 @@ def _mean_clip(raw, settings):
         lowest = mean.min()
         raise ImageSetError(f"an image has a mean of {lowest:.4g}; 'mean-clip' is for amplitudes, which are 0 or more. "
                             "Say 'zscore' or 'percentile'")
-    return _scaled(raw, 0.0 * mean, settings.clip * mean).clip(0, 1)
+    return 0.0 * mean, settings.clip * mean
 
 def _zscore(raw, settings):
     mean = _per_image(raw, lambda v: np.mean(v, axis=1, dtype=np.float64))
     deviation = _per_image(raw, lambda v: np.std(v, axis=1, dtype=np.float64))
-    return _scaled(raw, mean - settings.clip * deviation, mean + settings.clip * deviation).clip(0, 1)
+    return mean - settings.clip * deviation, mean + settings.clip * deviation
 
 def _function(raw, settings):
     images = [np.asarray(settings.function(np.asarray(image)), np.float32) for image in raw]
@@ -92,8 +91,9 @@ _METHODS = {
     "percentile": (_percentile, {"low": 1.0, "high": 99.0}),
     "mean-clip": (_mean_clip, {"clip": 16.0}),
     "zscore": (_zscore, {"clip": 4.0}),
-    "function": (_function, {}),
+    "function": (None, {}),
 }
+_MEASURED = ("percentile", "mean-clip", "zscore", "function")  # what depends on the image
 
 def _numbers_of(name, given):
     "The numbers that a way takes: those given, or its defaults."
@@ -112,6 +112,9 @@ def _check_numbers(name, numbers):
     clip = numbers.get("clip", 1)
     if not clip > 0: raise ValueError(f"clip={clip}; expected above 0")
 
+def _check_of(of):
+    if of is not None: check_choice("of", of, ("image", "patch"))
+
 def _name_of(function): return f"{function.__module__}.{function.__qualname__}"
 
 # %% ../../nbs/data/02_intensity.ipynb #69f4187f
@@ -123,19 +126,32 @@ class Normalization:
     high: float | None = None  # likewise
     clip: float | None = None  # of 'mean-clip' in means, of 'zscore' in deviations
     function: Callable | None = field(default=None, repr=False)  # of one raw image `(c, h, w)`, to floats in [0, 1]
+    of: str | None = field(default=None, repr=False, compare=False)  # what is measured: the whole 'image', or a 'patch'
 
     def __post_init__(self):
         numbers = _numbers_of(self.name, {"low": self.low, "high": self.high, "clip": self.clip})
         _check_numbers(self.name, numbers)
+        _check_of(self.of)
         for key, value in numbers.items(): object.__setattr__(self, key, value)
         if (self.function is not None) != (self.name == "function"):
             raise ValueError("Give a function itself as normalization, nothing beside it")
 
     def __call__(self,
-        raw: np.ndarray,  # `(n, c, h, w)` of any real type
+        raw: np.ndarray,  # `(n, c, h, w)` of any real type; a masked array, where something is unseen
     ) -> torch.Tensor:  # `(n, c, h, w)` float32 in [0, 1]
         "Normalise raw images."
-        return torch.from_numpy(np.ascontiguousarray(_METHODS[self.name][0](raw, self)))
+        if self.function: return torch.from_numpy(np.ascontiguousarray(_function(raw, self)))
+        made = _scaled(raw, *_METHODS[self.name][0](raw, self))
+        return torch.from_numpy(np.ascontiguousarray(made.clip(0, 1, out=made)))
+
+    def measured(self,
+        image: np.ndarray,  # raw `(c, h, w)`; a masked array, where something is unseen
+    ) -> Normalization:
+        "What normalises parts of this image by what is measured on all of it."
+        if self.name not in _MEASURED or self.function: return self
+        low, high = _METHODS[self.name][0](image[None], self)
+        low, high = low.item(), high.item()
+        return Normalization("range", low, high if low < high else low + 1)  # without contrast all is 0
 
     def always_applies(self,
         dtype,  # of raw images
@@ -149,6 +165,7 @@ class Normalization:
     def to_dict(self) -> dict:
         "What can be written to JSON; of a function, only its name."
         settings = {"name": self.name} | {key: getattr(self, key) for key in _METHODS[self.name][1]}
+        if self.of and self.name in _MEASURED: settings["of"] = self.of
         if self.function: settings["function"] = _name_of(self.function)
         return settings
 
@@ -173,13 +190,14 @@ class Normalization:
 # %% ../../nbs/data/02_intensity.ipynb #7f211408
 def as_normalization(
     value,  # a `Normalization`, a name, a name and its numbers such as `('range', 0, 4095)`, or a function
+    of: str | None = None,  # what is measured, see `Normalization`; None: as the value says
 ) -> Normalization:
     "What every `normalization=` of the library goes through."
-    if isinstance(value, Normalization): return value
-    if isinstance(value, str): return Normalization(value)
+    if isinstance(value, Normalization): return value if of is None else replace(value, of=of)
+    if isinstance(value, str): return Normalization(value, of=of)
     if isinstance(value, (tuple, list)) and value and value[0] in _METHODS:
-        return Normalization(value[0], **dict(zip(_METHODS[value[0]][1], value[1:])))
-    if callable(value): return Normalization("function", function=value)
+        return Normalization(value[0], **dict(zip(_METHODS[value[0]][1], value[1:])), of=of)
+    if callable(value): return Normalization("function", function=value, of=of)
     known = ", ".join(map(repr, _METHODS))
     raise ValueError(f"normalization={value!r}; expected a name ({known}), "
                      "a name and its numbers such as ('range', 0, 4095), or a function")

@@ -578,7 +578,7 @@ def cut_patches(
     pixels, masks, arrays = _stores(images, marks, which, places, names, opened, shape, dtype)
     if arrays: lazy = False  # arrays have no state that a cache could go by
     columns = _columns(images, names, source, which, places)
-    return open_set(pixels, presence, as_normalization(normalization), on_bad, lazy, progress,
+    return open_set(pixels, presence, as_normalization(normalization, "patch"), on_bad, lazy, progress,
                     masks=masks, skipped=tuple(problems), **columns)
 
 # %% ../../nbs/data/07_patches.ipynb #658107bf

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checks import check_choice, listed
+from .checks import _made_folder, check_choice, listed
 from .files import ImageSetError, _blank, _check_pixels, _recolor, _refuse_bombs, beside, change_size
 from .files import image_info, listing, read_image
 
@@ -460,6 +460,8 @@ def cache_folder() -> Path:
     import platformdirs
     return Path(os.environ.get("BGCS_CACHE") or platformdirs.user_cache_dir("bgcs"))
 
+_MOVE_CACHE = "Set the environment variable BGCS_CACHE to a folder that can"
+
 def clear_cache() -> int:  # bytes freed
     "Delete all packed caches and the explorer's planes. Sets that read from one now keep what they have open."
     freed = 0
@@ -719,7 +721,7 @@ def pack(
     final = root / f"{identity}-{state}"
     packed = _open_cache(final, stores)
     if packed is None:
-        root.mkdir(parents=True, exist_ok=True)
+        _made_folder(root, _MOVE_CACHE)
         with _locked(root / f"{identity}.lock", progress):
             packed = _open_cache(final, stores) or _build(final, stores, on_bad, progress, check)
             for old in root.glob(f"{identity}-*"):

@@ -5,6 +5,7 @@
 # %% ../../nbs/masks/04_predict.ipynb #b6e26049
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -21,15 +22,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from ..data.checks import check_choice, check_whole, listed
+from ..data.checks import _made_folder, check_choice, check_whole, listed
 from bgcs.data.files import (
-    SMALLEST_SIDE, SUFFIXES, ImageSetError, change_size, channels_first, find_images, image_info, listing, read_image,
+    SMALLEST_SIDE, SUFFIXES, ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing,
+    read_image,
 )
+from ..data.files import _is_plain, _need, _orientation, _pages_wanted, _refuse_odd_colours
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
-from ..data.patches import Side, _invalid, blending_window, sliding_places, window_share
+from ..data.patches import Side, _invalid, blending_window, sliding_places, sonar_sides, window_share
 from ..data.stores import attempt
 from .criteria import predict_masks
 from .evaluate import png_bytes
@@ -57,6 +61,18 @@ def _check_resize(resize, tile):
         raise ValueError(f"resize={resize!r}; tiles are square, so expected one number")
     return pair
 
+def _check_invalid(invalid):
+    if invalid is None or invalid == "zero" or callable(invalid): return
+    if isinstance(invalid, (int, float)) and not isinstance(invalid, bool): return
+    expected = "'zero', the number that means no data, or a function of an image"
+    raise ValueError(f"invalid={invalid!r}; expected {expected}")
+
+def _as_regions(regions):
+    "The function of that name."
+    if regions is None or callable(regions): return regions
+    if regions == "sonar": return sonar_sides
+    raise ValueError(f"regions={regions!r}; expected 'sonar', or a function of an image to the sides to predict")
+
 @dataclass(frozen=True)
 class Tiling:
     "How images larger than those trained on are cut into tiles, and predictions laid back."
@@ -64,8 +80,9 @@ class Tiling:
     resize: int | tuple[int, int] | None = None  # side to which the images trained on were resized; with tile=None, `(height, width)`
     overlap: float = 0.5  # share of its side that a tile has in common with the next, from 0 to below 1
     blend: str = "hann"  # how predictions are averaged where tiles overlap: 'hann', less towards their edges; 'mean', all the same
-    regions: Callable | None = None  # a function of an image `(h, w)` to the `Side`s to predict, such as `sonar_sides`
+    regions: str | Callable | None = None  # a function of an image `(h, w)` to `Side`s; 'sonar': `sonar_sides`
     invalid: str | float | Callable | None = None  # where an image shows nothing, beside NaN: 'zero', a number, or a function
+    measure: str | None = None  # to normalise: the whole 'image', or each 'patch' (tile); None: as in training
 
     def __post_init__(self):
         if self.tile is not None:
@@ -75,6 +92,9 @@ class Tiling:
             expected = "a share of a tile's side from 0 to below 1, such as 0.5"
             raise ValueError(f"overlap={self.overlap!r}; expected {expected}")
         check_choice("blend", self.blend, ("hann", "mean"))
+        if self.measure is not None: check_choice("measure", self.measure, ("image", "patch"))
+        _check_invalid(self.invalid)
+        object.__setattr__(self, "regions", _as_regions(self.regions))
 
     @property
     def side(self) -> int | None:
@@ -109,7 +129,7 @@ _MOST_WHOLE = 2 ** 22  # pixels of an image that is predicted in one piece, at m
 class _Region:
     "One region of an image: its tiles, and their predictions as they come in."
     def __init__(self, pixels, nothing, tiling):
-        self.shape = pixels.shape[1:]
+        self.shape, self.tiling = pixels.shape[1:], tiling
         small = h, w = tiling.scaled(*self.shape)
         if tiling.tile is None and h * w > _MOST_WHOLE:
             problem = f"is {h}×{w} pixels, too large to be predicted in one piece"
@@ -117,27 +137,39 @@ class _Region:
         self.tile = small if tiling.tile is None else (tiling.side, tiling.side)
         lacking = [max(0, t - n) for t, n in zip(self.tile, small)]
         self.around = [(k // 2, k - k // 2) for k in lacking]
-        self.pixels = self._fitted(pixels, small)
+        self.pixels, self.seen = change_size(pixels, resize=small), None  # None: everywhere
+        if nothing.any(): self.seen = change_size(nothing[None].astype(np.float32), resize=small)[0] <= 0.999
+
+    def values(self):
+        "All that is seen, `(c, k)`, to be measured."
+        return self.pixels.reshape(len(self.pixels), -1) if self.seen is None else self.pixels[:, self.seen]
+
+    def lay_out(self):
+        "Pad to a tile at least, and find the tiles."
+        self.pixels = np.pad(self.pixels, [(0, 0), *self.around], mode="reflect")
+        if self.seen is not None: self.seen = np.pad(self.seen, self.around, mode="reflect")
         size = self.pixels.shape[1:]
-        tops, self.down = _axis_weights(size[0], self.tile[0], tiling.overlap, tiling.blend)
-        lefts, self.across = _axis_weights(size[1], self.tile[1], tiling.overlap, tiling.blend)
+        tops, self.down = _axis_weights(size[0], self.tile[0], self.tiling.overlap, self.tiling.blend)
+        lefts, self.across = _axis_weights(size[1], self.tile[1], self.tiling.overlap, self.tiling.blend)
         self.tiles = [(i, j, int(top), int(left)) for i, top in enumerate(tops) for j, left in enumerate(lefts)]
-        if tiling.tile and nothing.any(): self._leave_out(nothing, small)
+        if self.tiling.tile and self.seen is not None: self._leave_out_empty()
         self.total, self.left = np.zeros(size, np.float32), len(self.tiles)
 
-    def _fitted(self, values, small):
-        "Resized, and padded to a tile at least."
-        return np.pad(change_size(values, resize=small), [(0, 0), *self.around], mode="reflect")
-
-    def _leave_out(self, nothing, small):
+    def _leave_out_empty(self):
         "Drop the tiles that show nothing."
-        unseen = self._fitted(nothing[None].astype(np.float32), small)[0] > 0.999
-        empty = window_share(unseen, np.array(self.tiles)[:, 2:], self.tile[0]) == 1
+        empty = window_share(~self.seen, np.array(self.tiles)[:, 2:], self.tile[0]) == 1
         self.tiles = [tile for tile, is_empty in zip(self.tiles, empty) if not is_empty]
 
     def _at(self, top, left): return np.s_[..., top:top + self.tile[0], left:left + self.tile[1]]
 
-    def cut(self, tiles): return np.stack([self.pixels[self._at(top, left)] for _, _, top, left in tiles])
+    def cut(self, tiles, values): return np.stack([values[self._at(top, left)] for _, _, top, left in tiles])
+
+    def normalised(self, tiles, normalization):
+        "Some of its tiles, as the network takes them."
+        raw = self.cut(tiles, self.pixels)
+        if self.seen is None: return normalization(raw)
+        hidden = np.broadcast_to(~self.cut(tiles, self.seen)[:, None], raw.shape)
+        return normalization(np.ma.masked_array(raw, hidden))
 
     def add(self, tiles, masks):
         for (i, j, top, left), mask in zip(tiles, masks):
@@ -154,7 +186,7 @@ class _Region:
 def _other_channels(has, takes):
     "The complaint about an image whose channels are not those of the images trained on."
     count = "1 channel" if has == 1 else f"{has} channels"
-    remedy = "Give images like those it was trained on, or say color='gray' or 'rgb'"
+    remedy = "Give images like those it was trained on, or say color='gray' or color='rgb'"
     return ImageSetError(f"has {count}, and the segmenter takes {takes}. {remedy}")
 
 def _check_image(image, channels):
@@ -180,18 +212,52 @@ def _filled(image, nothing):
     nearest = distance_transform_edt(nothing, return_distances=False, return_indices=True)
     return image[(slice(None), *nearest)]
 
+# %% ../../nbs/masks/04_predict.ipynb #5be0c1a2
+def _without_alpha(
+    image: np.ndarray,  # raw `(c, h, w)`
+    channels: int | None,  # that the segmenter takes; None: any
+    is_alpha: bool = False,  # the last channel is known to be transparency
+) -> np.ndarray:  # `(c, h, w)`; masked where it is transparent
+    "An image without its transparency, where the segmenter takes none."
+    if channels is None or len(image) != channels + 1 or not (is_alpha or _looks_like_alpha(image)): return image
+    return _hidden(image[:-1], np.ma.getdata(image)[-1] == 0)
+
+def _looks_like_alpha(image):
+    "Whether the last of 2 or 4 channels holds nothing but 0 and the greatest value of its type."
+    kind, last = image.dtype, np.ma.getdata(image)[-1]
+    if len(image) not in (2, 4) or kind.kind not in "bu": return False
+    most = True if kind == bool else np.iinfo(kind).max
+    return bool(((last == 0) | (last == most)).all() and (last == most).any())
+
+def _hidden(image, nothing):
+    "An image `(c, h, w)` as a masked array, if there is anything to be hidden."
+    nothing = nothing | np.ma.getmaskarray(image).any(0)
+    return np.ma.masked_array(np.ma.getdata(image), np.broadcast_to(nothing, image.shape)) if nothing.any() else image
+
 # %% ../../nbs/masks/04_predict.ipynb #fbc04a30
+def _of_whole(normalization, regions):
+    "What normalises parts of an image by what is measured on all that is seen of it."
+    if normalization.function:
+        for region in regions: region.pixels = normalization(region.pixels[None]).numpy()[0]
+        return Normalization()
+    values = [region.values() for region in regions]
+    return normalization.measured((values[0] if len(values) == 1 else np.concatenate(values, 1))[:, None])
+
 class _Tiled:
     "One image on its way through the network."
-    def __init__(self, image, tiling, channels=None):
+    def __init__(self, image, tiling, normalization, channels=None):
         _check_image(image, channels)
-        self.nothing = _invalid(image, tiling.invalid)
+        hidden, image = np.ma.getmaskarray(image).any(0), np.ma.getdata(image)
+        self.nothing = _invalid(image, tiling.invalid) | hidden
         if self.nothing.all(): raise ImageSetError("shows nothing: all of it is NaN or invalid. Leave it out")
         sides = _sides_of(image, tiling.regions)
         image, self.sides = _filled(image, self.nothing), {}
         for side in sides:
             pixels = np.stack([side.take(channel) for channel in image])
             self.sides[side] = _Region(pixels, side.take(self.nothing), tiling)
+        whole = (tiling.measure or normalization.of) == "image"
+        self.normalization = _of_whole(normalization, self.sides.values()) if whole else normalization
+        for region in self.sides.values(): region.lay_out()
 
     @property
     def left(self): return sum(region.left for region in self.sides.values())
@@ -209,13 +275,13 @@ class _Queue:
         self.model, self.size, self.advance = model, size, advance
         self.waiting, self.n = [], 0
 
-    def feed(self, tiled, normalization):
+    def feed(self, tiled):
         share = 1 / max(1, tiled.left)
         for region in tiled.sides.values():
             start = 0
             while start < len(region.tiles):
                 tiles = region.tiles[start:start + self.size - self.n]
-                self._put(region, tiles, normalization(region.cut(tiles)), share)
+                self._put(region, tiles, region.normalised(tiles, tiled.normalization), share)
                 start += len(tiles)
         return tiled
 
@@ -250,7 +316,7 @@ def _stream(segmenter, images, tiling, batch_size, flip, advance):
     queue, jobs = _Queue(_model_of(segmenter, flip), batch_size, advance), deque()
     normalization = getattr(segmenter, "normalization_", None) or Normalization()
     channels = getattr(segmenter, "settings", {}).get("channels")
-    def begin(image): return queue.feed(_Tiled(image, tiling, channels), normalization)
+    def begin(image): return queue.feed(_Tiled(image, tiling, normalization, channels))
     for image in images:
         jobs.append(image if isinstance(image, ImageSetError) else attempt(partial(begin, image)))
         while jobs and not getattr(jobs[0], "left", 0): yield _finished(jobs.popleft())
@@ -266,17 +332,18 @@ def _bar(total, done, show):
 # %% ../../nbs/masks/04_predict.ipynb #1f17b544
 def predict_large(
     segmenter,  # a `Segmenter`; or a function from images `(n, c, h, w)` in [0, 1] to masks `(n, 1, h, w)`
-    image: np.ndarray,  # one raw image of any size `(c, h, w)`; also `(h, w)`, `(h, w, c)`
+    image: np.ndarray,  # one raw image of any size `(c, h, w)`, also `(h, w)`, `(h, w, c)`; masked where it is unseen
     channel_axis: int | None = None,  # 0 or -1; None: the shorter of the two
     batch_size: int = 64,  # tiles at a time
     flip: str = "none",  # average over flips, see `Segmenter.predict`
     progress: bool = True,  # show a bar, if it takes longer than a second
-    **tiling,  # of `Tiling`: tile, resize, overlap, blend, regions, invalid
+    **tiling,  # of `Tiling`: tile, resize, overlap, blend, regions, invalid, measure
 ) -> np.ndarray:  # `(h, w)` float32 in [0, 1]; NaN where the image shows nothing, and between regions
     "The mask of one image of any size, tile by tile."
     check_whole("batch_size", batch_size, 1)
     with kept_memory(), _bar(1, 0, progress) as bar:
-        images = [channels_first(np.asanyarray(image), channel_axis=channel_axis)]
+        image = channels_first(np.asanyarray(image), channel_axis=channel_axis)
+        images = [_without_alpha(image, getattr(segmenter, "settings", {}).get("channels"))]
         mask = next(_stream(segmenter, images, Tiling(**tiling), batch_size, flip, bar.update))
     if isinstance(mask, ImageSetError): raise ImageSetError(f"the image {mask}")
     return mask
@@ -346,20 +413,70 @@ def _epsg(
     code = georeference.get("ProjectedCSTypeGeoKey", georeference.get("GeographicTypeGeoKey"))
     return None if code is None or int(code) == 32767 else int(code)  # 32767: one of the file's own
 
+# %% ../../nbs/masks/04_predict.ipynb #5be0c1b2
+def _world_file(path):
+    "The world file beside an image; None where there is none."
+    kind = path.suffix[1:]
+    if not kind: return None
+    for suffix in (f"{kind[0]}{kind[-1]}w", f"{kind}w", "wld"):
+        for name in (suffix.lower(), suffix.upper()):
+            if (found := path.with_suffix(f".{name}")).is_file(): return found
+    return None
+
+def _on_map(
+    a: tuple,  # as in a world file: x by column, y by column, x by row, y by row, x and y of the first pixel
+) -> dict:  # as the tags of a GeoTIFF
+    "A place on the map, given by the centres of pixels."
+    transformation = [[a[0], a[2], 0, a[4]], [a[1], a[3], 0, a[5]], [0, 0, 0, 0], [0, 0, 0, 1]]
+    return {"ModelTransformation": transformation, "GTRasterTypeGeoKey": 2}
+
+def _world_numbers(georeference):
+    "The six numbers of a world file, for the place that tags give."
+    x, y = _map_coordinates([0, 0, 1], [0, 1, 0], georeference)
+    return x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0], x[0], y[0]
+
+def _turned(georeference, orientation, height, width):
+    "The place of an image that is read upright, from the place of what is stored; EXIF counts orientations from 1."
+    rows, columns = np.array([0, 0, 1]), np.array([0, 1, 0])
+    if orientation >= 5: rows, columns, height, width = columns, rows, width, height
+    if orientation in (2, 3, 7, 8): columns = width - 1 - columns
+    if orientation in (3, 4, 6, 7): rows = height - 1 - rows
+    x, y = _map_coordinates(rows, columns, georeference)
+    return _on_map((x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0], x[0], y[0]))
+
+def _read_world(path, info):
+    "What the world file beside an image says of it; None where there is none."
+    found = _world_file(path)
+    if found is None: return None
+    try:
+        numbers = [float(word) for word in found.read_text(encoding="ascii", errors="replace").split()]
+        if len(numbers) != 6 or not np.isfinite(numbers).all(): raise ValueError
+    except (ValueError, OSError):
+        raise ImageSetError(f"has a world file, {found.name}, that doesn't hold six numbers. "
+                            "Mend it, or take it away") from None
+    return _turned(_on_map(numbers), _orientation_of(path, info), info.height, info.width)
+
+def _orientation_of(path, info):
+    if info.mode == "array": return 1
+    with Image.open(path) as file: return _orientation(file)
+
 # %% ../../nbs/masks/04_predict.ipynb #2307b371
-def _visible(planes):
+def _visible(planes, seen=None):
     "Planes `(c, h, w)` as uint8, stretched between the 0.5th and 99.5th percentile of some 512 by 512 of their pixels."
     h, w = planes.shape[1:]
-    some = planes[:, ::max(1, h // 512), ::max(1, w // 512)].astype(np.float32)
-    known = some[np.isfinite(some)]
+    every = np.s_[..., ::max(1, h // 512), ::max(1, w // 512)]
+    some = planes[every].astype(np.float32)
+    known = some[np.isfinite(some) & (True if seen is None else seen[every])]
     low, high = np.percentile(known, (0.5, 99.5)) if len(known) else (0, 1)
     scale = np.float32(255 / max(high - low, 1e-12))
-    stretched = ((plane.astype(np.float32) - np.float32(low)) * scale for plane in planes)
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that mean no data
+        stretched = [(plane.astype(np.float32) - np.float32(low)) * scale for plane in planes]
     return [np.nan_to_num(plane).clip(0, 255).astype(np.uint8) for plane in stretched]
 
 def _overlay(
     image: np.ndarray,  # raw `(c, h, w)`; three channels and more show the first three, others the first
     mask: np.ndarray,  # `(h, w)` bool
+    seen: np.ndarray | None = None,  # `(h, w)` bool: what goes into the stretching; None: all
     colour: tuple[int, int, int] = (213, 94, 0),  # of outlines, RGB from 0 to 255; colour-blind people, too, tell this red from grey
     width: int | None = None,  # of outlines in pixels; None: 1, and 1 more for each 1,000 pixels of the longer side
 ) -> np.ndarray:  # `(h, w, 3)` uint8
@@ -368,7 +485,7 @@ def _overlay(
     from skimage.segmentation import find_boundaries
     if mask.shape != image.shape[1:]:
         raise ValueError(f"the mask has shape {mask.shape}, and the image {image.shape}; expected {image.shape[1:]}")
-    planes = _visible(image[:3] if len(image) >= 3 else image[:1])
+    planes = _visible(image[:3] if len(image) >= 3 else image[:1], seen)
     picture = np.stack(planes * (3 // len(planes)), -1)
     outline, width = find_boundaries(mask, mode="outer"), width or 1 + max(mask.shape) // 1000
     if width > 1: outline = binary_dilation(outline, iterations=width // 2) & ~mask
@@ -376,7 +493,7 @@ def _overlay(
     return picture
 
 # %% ../../nbs/masks/04_predict.ipynb #486de496
-_FORMAT = "bgcs.predictions/1"
+_FORMAT = "bgcs.predictions/2"
 
 def _named(value):
     "A setting as JSON can hold it: of functions, their names."
@@ -390,7 +507,7 @@ def _named(value):
 def _model_digest(segmenter):
     "A short name for the weights that predict."
     hashed = hashlib.blake2b(digest_size=12)
-    for name, value in sorted(segmenter.averaged.module.state_dict().items()):
+    for name, value in sorted(segmenter._kept.state_dict().items()):
         hashed.update(name.encode())
         hashed.update(value.detach().cpu().contiguous().numpy().tobytes())
     return hashed.hexdigest()
@@ -441,7 +558,7 @@ def _claim(out, settings, resume):
         names = listed(there, 3)
         remedy = "choose a new folder, so that nothing is written over"
         raise ValueError(f"out={out} holds other things ({names}); {remedy}")
-    out.mkdir(parents=True, exist_ok=True)
+    _made_folder(out, "Choose another folder: out=")
     replace_file(stamp, json.dumps(settings, indent=1).encode())
 
 # %% ../../nbs/masks/04_predict.ipynb #dbe33ab5
@@ -515,14 +632,40 @@ def _listed(files, pattern, out, skipped):
     return _single_files(files, out)
 
 # %% ../../nbs/masks/04_predict.ipynb #97ea9b11
+@dataclass(frozen=True)
+class _Header:
+    "What is known of a file before its pixels are read."
+    info: ImageInfo
+    has_alpha: bool = False  # its last channel is transparency
+    world: dict | None = None  # place on the map by a world file
+
+    @property
+    def place(self):
+        "Place on the map, of its own or by a world file; None: unknown."
+        own = self.info.georeference
+        return own if own and _map_coordinates(0, 0, own) is not None else self.world
+
+def _has_alpha(path, info):
+    "Whether the last channel of a file is transparency."
+    if info.mode != "array": return info.mode in ("LA", "La", "RGBA", "RGBa")
+    if path.suffix.lower() not in (".tif", ".tiff") or info.channels not in (2, 4): return False
+    import tifffile
+    try:
+        with tifffile.TiffFile(path) as file: extra = file.pages[0].extrasamples
+    except tifffile.TiffFileError: return False  # of another kind than its name says
+    return bool(extra) and int(extra[-1]) in (1, 2)
+
 def _check_header(path, channels, color, page):
     info = image_info(path)
     if info.pages > 1 and page is None:
-        raise ImageSetError(f"has {info.pages} pages. Say page=, the number of one, or 'channels'")
+        raise ImageSetError(f"has {info.pages} pages. Say page=, the number of one, or page='channels'")
+    _pages_wanted(info.pages, page)
+    if color is None and info.mode != "array" and not _is_plain(info.mode): _refuse_odd_colours(info.mode)
+    has_alpha = _has_alpha(path, info)
     own = info.channels * (info.pages if page == "channels" else 1)
-    has = {None: own, "gray": 1, "rgb": 3}[color]
-    if info.mode not in ("P", "PA") and has != channels: raise _other_channels(has, channels)
-    return info
+    has = {None: own - (has_alpha and own == channels + 1), "gray": 1, "rgb": 3}[color]
+    if has != channels: raise _other_channels(has, channels)
+    return _Header(info, has_alpha, _read_world(path, info))
 
 def _headers(paths, threads, progress, **expected):
     "What the header of each file says, or what is wrong with it."
@@ -532,21 +675,90 @@ def _headers(paths, threads, progress, **expected):
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip(paths, tqdm(pool.map(look, paths.values()), total=len(paths), **options)))
 
+# %% ../../nbs/masks/04_predict.ipynb #5be0c1c2
+def _see_through(path):
+    "Where a picture is transparent, `(h, w)` bool; None: nowhere."
+    with Image.open(path) as file:
+        clear = file.info.get("transparency")
+        if clear is None and file.mode not in ("LA", "La", "RGBA", "RGBa", "PA"): return None
+        upright = ImageOps.exif_transpose(file)
+        if isinstance(clear, int) and file.mode != "P": return np.asarray(upright) == clear
+        return np.asarray(upright.convert("RGBA").getchannel("A")) == 0
+
+def _read(path, header, page, color, channels, dtype=None):
+    "An image; masked where it is transparent."
+    raw, has_alpha = read_image(path, page, color), header.has_alpha
+    if dtype is not None: raw = raw.astype(dtype)
+    image = _without_alpha(raw, channels, has_alpha)
+    if image is not raw or (has_alpha and color is None): return image
+    clear = None
+    if header.info.mode != "array": clear = _see_through(path)
+    elif has_alpha and header.info.pages == 1: clear = np.ma.getdata(read_image(path))[-1] == 0
+    return image if clear is None else _hidden(image, clear)
+
 # %% ../../nbs/masks/04_predict.ipynb #319bda95
 # scale, tie points, transformation, keys, and the numbers and texts that keys refer to
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
+_NODATA_TAG = 42113  # of GDAL
+_BACKGROUND, _OBJECT, _UNSEEN = 0, 255, 127
+_MEANING = f"{_BACKGROUND} background, {_OBJECT} object, {_UNSEEN} not seen"
+_SOFT_MEANING = "0 not seen, else probability = (value - 1) / 65534"
 
-def _mask_bytes(marked, path, georeference):
-    "A mask as PNG, or as GeoTIFF with the tags of the image."
-    if georeference is None: return png_bytes(marked, compression=2)
+def _png(values, unseen, meaning):
+    "A grey picture `(h, w)` in which one value means that nothing is seen."
+    text, out = PngInfo(), io.BytesIO()
+    for key, said in (("Description", meaning), ("nodata", unseen)): text.add_text(key, str(said))
+    options = {"transparency": unseen} if (values == unseen).any() else {}
+    Image.fromarray(values).save(out, format="PNG", compress_level=2, pnginfo=text, **options)
+    return out.getvalue()
+
+def _geotiff(values, path):
+    "A mask as GeoTIFF with the tags of the image."
     import tifffile
     with tifffile.TiffFile(path) as file:
         tags = [tag for tag in file.pages[0].tags.values() if tag.code in _GEO_TAGS]
         copied = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
-    out = io.BytesIO()
+    out, nodata = io.BytesIO(), (_NODATA_TAG, "s", 0, str(_UNSEEN), True)
     options = {"photometric": "minisblack", "compression": "adobe_deflate", "metadata": None}
-    tifffile.imwrite(out, marked, extratags=copied, **options)
+    tifffile.imwrite(out, values, extratags=[*copied, nodata], description=_MEANING, **options)
     return out.getvalue()
+
+def _nifti(values, path, page, meaning):
+    "One slice as NIfTI, where the image lies."
+    source = _need("nibabel", "nifti").load(path)
+    affine, header, rest = source.affine.copy(), source.header.copy(), source.shape[2:]
+    if rest and isinstance(page, (int, np.integer)): affine[:3, 3] += np.unravel_index(page, rest)[0] * affine[:3, 2]
+    header.set_data_dtype(values.dtype)
+    header.set_slope_inter(1, 0)
+    for name, value in (("descrip", meaning), ("cal_min", 0), ("cal_max", 0)): header[name] = value
+    made = type(source)(values[..., None] if rest else values, affine, header).to_bytes()
+    return gzip.compress(made, mtime=0) if path.name.lower().endswith(".gz") else made
+
+# %% ../../nbs/masks/04_predict.ipynb #5be0c1d1
+def _marks(marked, seen):
+    "A mask in three values."
+    return np.where(seen, np.where(marked, _OBJECT, _BACKGROUND), _UNSEEN).astype(np.uint8)
+
+def _deep(mask):
+    "Probabilities in 16 bits, 0 where there are none."
+    return np.where(np.isfinite(mask), 1.5 + np.nan_to_num(mask) * 65534, 0).astype(np.uint16)
+
+def _suffix(found):
+    "Of the mask's file."
+    name = found.path.name.lower()
+    for suffix in (".nii.gz", ".nii"):
+        if name.endswith(suffix): return suffix
+    return ".tif" if found.header.info.georeference else ".png"
+
+def _written(found, marked):
+    "The mask and the soft mask of an image, as `(suffix, content)`."
+    suffix, values = _suffix(found), _marks(marked, np.isfinite(found.mask))
+    if suffix.startswith(".nii"):
+        probability = "probability, NaN where nothing is seen"
+        soft = _nifti(found.mask, found.path, found.page, probability)
+        return (suffix, _nifti(values, found.path, found.page, _MEANING)), (suffix, soft)
+    content = _geotiff(values, found.path) if suffix == ".tif" else _png(values, _UNSEEN, _MEANING)
+    return (suffix, content), (".png", _png(_deep(found.mask), 0, _SOFT_MEANING))
 
 # %% ../../nbs/masks/04_predict.ipynb #9ab940d9
 @dataclass(frozen=True)
@@ -557,7 +769,8 @@ class _Found:
     stem: str  # path below the folders of masks, without suffix
     image: np.ndarray  # raw `(c, h, w)`
     mask: np.ndarray  # `(h, w)` in [0, 1], NaN where nothing is seen
-    georeference: dict | None
+    header: _Header
+    page: int | str | None = None
 
 @dataclass(frozen=True)
 class _Writing:
@@ -572,19 +785,18 @@ class _Writing:
     def __call__(self, found):
         "The files of one image; gives its entry in the journal."
         pieces, objects = find_objects(found.mask, self.threshold, self.min_area)
-        marked, tags, stem = pieces > 0, found.georeference, found.stem
-        suffix = "png" if tags is None else "tif"
-        content = _mask_bytes(marked.astype(np.uint8) * 255, found.path, tags)
-        mask = self._put("masks", f"{stem}.{suffix}", content)
-        if self.soft:
-            deep = (np.nan_to_num(found.mask) * 65535 + 0.5).astype(np.uint16)
-            self._put("soft", f"{stem}.png", png_bytes(deep, compression=2))
+        marked, place = pieces > 0, found.header.place
+        (suffix, content), (soft_suffix, soft) = _written(found, marked)
+        mask = self._put("masks", found, suffix, content)
+        if self.soft: self._put("soft", found, soft_suffix, soft)
         if self.overlays:
-            self._put("overlays", f"{stem}.png", png_bytes(_overlay(found.image, marked), compression=2))
-        place = _map_coordinates(objects.row, objects.column, tags) if tags else None
-        if place is not None: objects = objects.assign(x=place[0], y=place[1], epsg=_epsg(tags))
+            drawn = _overlay(found.image, marked, np.isfinite(found.mask))
+            self._put("overlays", found, ".png", png_bytes(drawn, compression=2))
+        if place is not None:
+            x, y = _map_coordinates(objects.row, objects.column, place)
+            objects = objects.assign(x=x, y=y, epsg=_epsg(place))
         row = self._row(found, marked, len(objects)) | {"mask": mask}
-        entry = {"file": found.file, "stem": stem, "state": _state(found.path), "image": row}
+        entry = {"file": found.file, "stem": found.stem, "state": _state(found.path), "image": row}
         return entry | {"objects": objects.to_dict("records")}
 
     def _row(self, found, marked, n):
@@ -595,10 +807,18 @@ class _Writing:
             "area_share": float(marked.sum() / seen.sum()), "unseen_share": float(1 - seen.mean()),
         }
 
-    def _put(self, kind, name, content):
-        (self.out / kind / name).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.out / kind / name, content)
-        return f"{kind}/{name}"
+    def _put(self, kind, found, suffix, content):
+        "Write a file, and beside it a world file, unless it says itself where on the map it lies."
+        folder = (self.out / kind / found.stem).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        place, name = found.header.place, Path(found.stem).name
+        if place is not None and not (suffix == ".tif" and place is found.header.info.georeference):
+            lines = "".join(f"{number!r}\n" for number in map(float, _world_numbers(place)))
+            replace_file(folder / f"{name}.{suffix[1]}{suffix[-1]}w", lines.encode())
+            if (system := found.path.with_suffix(".prj")).is_file():
+                replace_file(folder / f"{name}.prj", system.read_bytes())
+        replace_file(folder / f"{name}{suffix}", content)
+        return f"{kind}/{found.stem}{suffix}"
 
 # %% ../../nbs/masks/04_predict.ipynb #d013f4ee
 @dataclass(frozen=True)
@@ -624,7 +844,8 @@ class Predictions:
         "Overlays, with the score of presence."
         rows = self.images[self.images.problem == ""].nlargest(n, "presence")
         overlays = self.folder / "overlays"
-        paths = [overlays / Path(mask).relative_to("masks").with_suffix(".png") for mask in rows["mask"]]
+        names = [_without_suffix(Path(mask).relative_to("masks").as_posix()) for mask in rows["mask"]]
+        paths = [overlays / f"{name}.png" for name in names]
         missing = [path for path in paths if not path.is_file()]
         if missing: raise ValueError(f"{missing[0]} is not there; overlays are written unless overlays=False")
         titles = [f"{file}: {score:.2f}" for file, score in zip(rows.file, rows.presence)]
@@ -697,8 +918,8 @@ def _ahead(pool, work, things, n=4):
 # %% ../../nbs/masks/04_predict.ipynb #228a2d36
 class _Work:
     "Images of a survey that are left to predict, on their way; `problems` gets what cannot be predicted."
-    def __init__(self, paths, infos, problems, journal, out):
-        self.paths, self.infos, self.problems = paths, infos, problems
+    def __init__(self, paths, headers, problems, journal, out, page):
+        self.paths, self.headers, self.problems, self.page = paths, headers, problems, page
         self.todo = [f for f in paths if f not in problems and not journal.done(f, paths[f], out)]
         known = {file: entry["stem"] for file, entry in journal.entries.items()}
         self.stems = known | _stems([file for file in self.todo if file not in known], known.values())
@@ -706,7 +927,7 @@ class _Work:
 
     def images(self, pool, read):
         "Images, or what is wrong with them."
-        def read_one(file): return attempt(lambda: read(self.paths[file]))
+        def read_one(file): return attempt(lambda: read(self.paths[file], self.headers[file]))
         for file, image in zip(self.todo, _ahead(pool, read_one, self.todo)):
             self.on_way.append((file, image))
             yield image
@@ -716,11 +937,11 @@ class _Work:
         for mask in masks:
             file, image = self.on_way.popleft()
             if isinstance(mask, ImageSetError):
-                self.problems[file] = str(mask)
+                self.problems[file] = _speak_of_max_pixels(str(mask))
                 advance(1)
                 continue
-            georeference = self.infos[file].georeference
-            yield _Found(file, self.paths[file], self.stems[file], image, mask, georeference)
+            image, header = np.ma.getdata(image), self.headers[file]
+            yield _Found(file, self.paths[file], self.stems[file], image, mask, header, self.page)
 
 def _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size, flip, threads, progress):
     n, left = len(work.paths), len(work.todo)
@@ -729,16 +950,45 @@ def _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size
         for entry in _ahead(pool, write, work.found(masks, bar.update)): journal.add(entry)
 
 # %% ../../nbs/masks/04_predict.ipynb #b3357db5
-def _check_settings(segmenter, files, threshold, on_bad, **counts):
-    if segmenter.averaged is None:
+def _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts):
+    if segmenter.net is None:
         raise ValueError("the segmenter has not been fitted; call fit first, or load one that was saved")
     check_choice("on_bad", on_bad, ("error", "skip"))
+    _check_max_pixels(max_pixels)
+    try: np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype={dtype!r} is no type of NumPy; expected a name, such as 'float32'") from None
     for name, value in counts.items(): check_whole(name, value, 1)
     if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     own = segmenter.normalization_
     if isinstance(files, ImageSet) and own not in (None, files.normalization):
         problem = f"these images are normalised by {files.normalization}, and the segmenter was trained on {own}"
         raise ValueError(f"{problem}; open them with normalization=segmenter.normalization_")
+
+def _check_max_pixels(n):
+    if n in (None, "any"): return
+    try: check_whole("max_pixels", n, 1)
+    except ValueError as error: raise ValueError(f"{error}, or 'any'") from None
+
+def _allow_pixels(n):
+    "Lift Pillow's guard against decompression bombs so far, or wholly for 'any'; None: leave it."
+    if n is None: return
+    Image.MAX_IMAGE_PIXELS = None if n == "any" else n / 2  # more than twice as many are refused
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+def _speak_of_max_pixels(text):
+    "What is said of Pillow's guard, in words of ours."
+    text = text.replace("raise PIL.Image.MAX_IMAGE_PIXELS to None", "say max_pixels='any'")
+    return text.replace("raise PIL.Image.MAX_IMAGE_PIXELS", "say max_pixels=, how many may be read")
+
+@contextmanager
+def _up_to(max_pixels):
+    "Pillow's guard against decompression bombs, lifted so far for a while; None: as it is."
+    kept = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        _allow_pixels(max_pixels)
+        try: yield
+        finally: Image.MAX_IMAGE_PIXELS = kept
 
 def _refuse_unusable(problems, paths, on_bad, before=""):
     "An error that names all images that cannot be predicted, if there is to be one."
@@ -757,6 +1007,8 @@ def predict_files(
     min_area: int = 1,  # smaller objects are neither marked nor listed, in pixels
     color: str | None = None,  # 'gray' or 'rgb': convert images to that
     page: int | str | None = None,  # of files that hold several: the number of one, or 'channels'
+    dtype: str | None = None,  # NumPy type to convert to, as the images trained on were
+    max_pixels: int | str | None = None,  # of the largest image to read, or 'any'; None: as Pillow has it
     soft: bool = True,  # write soft masks too
     overlays: bool = True,  # write overlays too
     resume: bool = True,  # go on with what is in the folder; False: it must be new
@@ -765,24 +1017,28 @@ def predict_files(
     flip: str = "none",  # average over flips, see `Segmenter.predict`
     threads: int = 2,  # which read and write while the network predicts
     progress: bool = True,  # show a bar, if it takes longer than a second
-    **tiling,  # of `Tiling`: tile, resize, overlap, blend, regions, invalid
+    **tiling,  # of `Tiling`: tile, resize, overlap, blend, regions, invalid, measure
 ) -> Predictions:
     "Masks, overlays and tables of many images."
     threshold = segmenter.threshold_ if threshold is None else threshold
     tiling, out = Tiling(**tiling), Path(out)
-    _check_settings(segmenter, files, threshold, on_bad, batch_size=batch_size, threads=threads, min_area=min_area)
+    counts = dict(batch_size=batch_size, threads=threads, min_area=min_area)
+    _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts)
     complaints = [] if on_bad == "skip" else None
     root, paths = _listed(files, pattern, out, complaints)
-    infos = _headers(paths, threads, progress, channels=segmenter.settings["channels"], color=color, page=page)
-    problems = {file: str(info) for file, info in infos.items() if isinstance(info, ImageSetError)}
+    channels = segmenter.settings["channels"]
+    with _up_to(max_pixels): headers = _headers(paths, threads, progress, channels=channels, color=color, page=page)
+    bad = {file: header for file, header in headers.items() if isinstance(header, ImageSetError)}
+    problems = {file: _speak_of_max_pixels(str(error)) for file, error in bad.items()}
     _refuse_unusable(problems, paths, on_bad)
-    described = {"threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page}
+    described = {
+        "threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page, "dtype": dtype}
     _claim(out, _settings(segmenter, root, tiling, **described, soft=soft, overlays=overlays), resume)
-    def read(path): return read_image(path, page, color)
+    def read(path, header): return _read(path, header, page, color, channels, dtype)
     write = _Writing(out, threshold, min_area, tiling.tile, soft, overlays)
-    with _held(out):
+    with _held(out), _up_to(max_pixels):
         journal = _Journal(out / "done.jsonl")
-        work = _Work(paths, infos, problems, journal, out)
+        work = _Work(paths, headers, problems, journal, out, page)
         try: _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size, flip, threads, progress)
         finally:
             done = {f: entry for f, entry in journal.entries.items() if f in paths and f not in problems}

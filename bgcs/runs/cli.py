@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -137,16 +138,15 @@ def _evaluate(options):
 def _predict(options):
     "Write masks."
     from bgcs.runs.runs import load_run
-    named = ("tile", "overlap", "threshold", "min_area", "flip")
-    given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
-    if options.skip_bad: given["on_bad"] = "skip"
+    given = {name: getattr(options, name) for name in _PREDICTING if hasattr(options, name)}
     found = load_run(options.run_folder).predict(options.images, options.out, sys.stderr.isatty(), **given)
     print(found)
-    for problem in found.skipped: print(f"left out: {problem}", file=sys.stderr)
+    for problem in found.skipped: print("left out:", _worded(problem, options.command), file=sys.stderr)
     return 0
 
 def _compare(options):
     "Rank runs."
+    from bgcs.data.checks import _made_folder
     from bgcs.masks.criteria import _verdict, plot_comparison
     from bgcs.runs.runs import compare_runs
     from bgcs.training.checkpoints import replace_file
@@ -154,7 +154,7 @@ def _compare(options):
     table = compare_runs(options.run_folders, changes, progress=sys.stderr.isatty())
     beside = Path(options.run_folders[0]).resolve().parent
     out = Path(options.out or beside / f"comparison-{_now()}")
-    out.mkdir(parents=True, exist_ok=True)
+    _made_folder(out, "Choose another folder: out=")
     replace_file(out / "comparison.csv", table.rename_axis("run").to_csv().encode())
     plot_comparison(table).savefig(out / "comparison.png", dpi=100)
     print(table.round(3).T.to_string())
@@ -239,22 +239,6 @@ def _takes_clusters(parser):
 def _takes_runs(parser):
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")
 
-def _takes_images(parser):
-    add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
-    add("--out", metavar="FOLDER",
-        help="where masks, overlays and table.csv go (default: predictions in the run folder)")
-    add("--tile", type=int, metavar="PIXELS",
-        help="side of the tiles that large images are cut into (default: as the images trained on were cut)")
-    add("--overlap", type=float, metavar="SHARE",
-        help="of its side that a tile has in common with the next (default: 0.5)")
-    add("--threshold", type=float, metavar="SHARE",
-        help="at and above which a pixel counts as object (default: the one chosen in training)")
-    add("--min-area", type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)")
-    add("--flip", choices=("horizontal", "vertical", "both"),
-        help="average over flips, for two or four times the work")
-    add("--skip-bad", action="store_true", help="leave out images that cannot be predicted, and say which")
-
 def _takes_trials(parser):
     add = parser.add_argument
     add("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)")
@@ -269,6 +253,107 @@ def _takes_name(parser): parser.add_argument("name", nargs="?", metavar="NAME", 
 def _takes_notebook(parser):
     parser.add_argument("notebook", metavar="NOTEBOOK", help="the notebook to run")
     parser.add_argument("--runs", metavar="FOLDER", default="runs", help="where to make the folder (default: runs)")
+
+# %% ../../nbs/runs/05_cli.ipynb #71c4e0a2
+def _number_or(*words):
+    "A type for argparse: a whole number, or one of these words."
+    def read(text):
+        if text in words: return None if text == "none" else text
+        try: return int(text)
+        except ValueError: pass
+        known = " or ".join(words)
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, or {known}")
+    return read
+
+def _size(text):
+    "A number of pixels, or HEIGHT,WIDTH; 'none': no resizing."
+    if text == "none": return None
+    try: numbers = tuple(int(number) for number in text.replace("x", ",").split(","))
+    except ValueError: numbers = ()
+    if len(numbers) not in (1, 2): raise argparse.ArgumentTypeError(f"{text!r}; expected PIXELS, HEIGHT,WIDTH or none")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+def _nothing(text):
+    "'zero', a number, or 'none'."
+    if text in ("zero", "none"): return "zero" if text == "zero" else None
+    try: return float(text)
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; expected zero, a number, or none") from None
+
+def _one_of(*words):
+    "A type for argparse: one of these words, or 'none'."
+    def read(text):
+        if text in words or text == "none": return text if text in words else None
+        known = ", ".join(words)
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {known} or none")
+    return read
+
+# arguments of `predict_files` that options of the same name give, and what `argparse` is to be told of each
+_READING = {
+    "pattern": dict(metavar="PATTERN", help="which files of a folder, such as 'dive*/*.tif'"),
+    "color": dict(type=_one_of("gray", "rgb"), metavar="gray|rgb|none",
+                  help="convert images to that (default: as in training)"),
+    "page": dict(type=_number_or("channels", "none"), metavar="N|channels",
+                 help="of files that hold several pages: the number of one, from 0, or channels: all of them together"),
+    "dtype": dict(metavar="TYPE", help="NumPy type to convert to, such as float32 (default: as in training)"),
+    "invalid": dict(type=_nothing, metavar="zero|NUMBER",
+                    help="the value of pixels that show nothing, beside NaN and transparency"),
+    "max_pixels": dict(type=_number_or("any"), metavar="N|any",
+                       help="pixels of the largest image to read (default: 178,956,970)"),
+    "on_bad": dict(choices=("error", "skip"), help="images that cannot be predicted: an error names them all "
+                   "(default), or they are left out and named"),
+    "threads": dict(type=int, metavar="N", help="that read and write while the network predicts (default: 2)"),
+}
+_TILING = {
+    "tile": dict(type=_number_or("none"), metavar="PIXELS",
+                 help="side of the tiles that large images are cut into (default: as the images trained on were cut); "
+                      "none: one piece"),
+    "resize": dict(type=_size, metavar="PIXELS|HEIGHT,WIDTH",
+                   help="side to which tiles, or images in one piece, are resized (default: as in training)"),
+    "overlap": dict(type=float, metavar="SHARE",
+                    help="of its side that a tile has in common with the next (default: 0.5)"),
+    "blend": dict(choices=("hann", "mean"), help="how predictions are averaged where tiles overlap (default: hann)"),
+    "measure": dict(type=_one_of("image", "patch"), metavar="image|patch|none",
+                    help="what is measured to normalise: the whole image, or each tile (default: as in training)"),
+    "regions": dict(type=_one_of("sonar"), metavar="sonar|none",
+                    help="predict the two sides of side-scan sonar images, each by itself"),
+    "flip": dict(choices=("none", "horizontal", "vertical", "both"),
+                 help="average over flips, for two or four times the work"),
+    "batch_size": dict(type=int, metavar="N", help="tiles at a time (default: 64)"),
+}
+_WRITING = {
+    "threshold": dict(type=float, metavar="SHARE",
+                      help="at and above which a pixel counts as object (default: the one chosen in training)"),
+    "min_area": dict(type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)"),
+    "soft": dict(action=argparse.BooleanOptionalAction, help="write soft masks (default: yes)"),
+    "overlays": dict(action=argparse.BooleanOptionalAction, help="write overlays (default: yes)"),
+    "resume": dict(action=argparse.BooleanOptionalAction,
+                   help="go on with what is in the folder (default: yes); else it must be new"),
+}
+_PREDICTING = (*_READING, *_TILING, *_WRITING)
+
+# %% ../../nbs/runs/05_cli.ipynb #71c4e0a3
+def _option(name): return "--" + name.replace("_", "-")
+
+def _add_options(parser, title, options):
+    group = parser.add_argument_group(title)
+    for name, told in options.items(): group.add_argument(_option(name), default=argparse.SUPPRESS, **told)
+    return group
+
+def _takes_images(parser):
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
+    parser.add_argument("--out", metavar="FOLDER",
+                        help="where masks, overlays and table.csv go (default: predictions in the run folder)")
+
+def _takes_reading(parser):
+    group = _add_options(parser, "how images are read", _READING)
+    group.add_argument("--nodata", dest="invalid", default=argparse.SUPPRESS, type=_nothing, metavar="zero|NUMBER",
+                       help="another name for --invalid")
+    group.add_argument("--skip-bad", dest="on_bad", action="store_const", const="skip", default=argparse.SUPPRESS,
+                       help="short for --on-bad skip")
+
+def _takes_tiling(parser): _add_options(parser, "how they are cut and predicted", _TILING)
+
+def _takes_writing(parser): _add_options(parser, "what is written", _WRITING)
 
 # %% ../../nbs/runs/05_cli.ipynb #6802d402
 @dataclass(frozen=True)
@@ -302,7 +387,7 @@ _COMMANDS = {
                          _EVALUATE, _evaluate, (_takes_other_images, _takes_run)),
     "predict": _Command("write masks of images of any size",
                         "bgcs predict RUN survey1.png more_surveys/ --out masks",
-                        _predict, (_takes_run, _takes_images)),
+                        _predict, (_takes_run, _takes_images, _takes_reading, _takes_tiling, _takes_writing)),
     "compare": _Command("rank runs by criteria that need no masks",
                         "bgcs compare RUN1 RUN2 RUN3", _compare, (_takes_other_images, _takes_runs)),
     "sweep": _Command("try ranges of settings, and rank the runs without masks",
@@ -336,11 +421,27 @@ def _parser() -> argparse.ArgumentParser:
 
 # %% ../../nbs/runs/05_cli.ipynb #2c5af433
 @contextmanager
-def _plain_warnings():
+def _plain_warnings(command):
     "Warnings as one line each, without the place in the code."
+    def show(message, *_, **__): print("Warning:", _worded(str(message), command), file=sys.stderr)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+        warnings.showwarning = show
         yield
+
+def _worded(text, command):
+    "A message in the words of the command line: `--color gray`, or `data.color=gray`, for `color='gray'`."
+    from bgcs.runs.settings import _ARGUMENT, _as_settings
+    if command != "predict": text = _as_settings(text)
+    options = (*_PREDICTING, "out", "nodata") if command == "predict" else ("folder", "out")
+    names = "|".join(sorted(options, key=len, reverse=True))
+    return re.sub(_ARGUMENT.replace("{names}", names), _as_option, text)
+
+def _as_option(found):
+    "`--tile 64` for `tile=64`, `--no-soft` for `soft=False`."
+    name, value = found[1], found[2].rstrip(".:")
+    option, rest, plain = _option(name), found[2][len(value):], value.strip("'()[]").replace(", ", ",")
+    if plain in ("True", "False"): return option.replace("--", "--" if plain == "True" else "--no-", 1) + rest
+    return f"{option} {plain}".strip().replace("None", "none") + rest
 
 _MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)
 
@@ -349,7 +450,7 @@ def _failed(options, error):
     mistake = isinstance(error, _MISTAKES) and not isinstance(error, UnicodeError)
     speaks = str(error) and isinstance(error, (RuntimeError, OSError))  # its words are enough
     kind = type(error).__name__
-    said = str(error) if mistake or speaks else f"{kind}: {error}"
+    said = _worded(str(error) if mistake or speaks else f"{kind}: {error}", options.command)
     folder = getattr(options, "folder", None)
     noted = Path(folder) / "error.txt" if folder else None
     if noted and noted.is_file() and noted.stat().st_mtime >= options.began: said += f"\nThe traceback is in {noted}"
@@ -363,13 +464,21 @@ def _interrupted(options):
     print(f"\nInterrupted{where}", file=sys.stderr)
     return 130
 
+def _joined(words):
+    "A command line in which numbers such as -3.4e38 stick to their option: argparse would take them for one."
+    found = []
+    for word in words:
+        if found and found[-1] in ("--invalid", "--nodata"): found[-1] += f"={word}"
+        else: found.append(word)
+    return found
+
 def main(
     arguments=None,  # command line; None: that of this process
 ) -> int:  # exit code
     "Do what a command line says."
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     options.began = time.time()
-    with _plain_warnings():
+    with _plain_warnings(options.command):
         try: return options.do(options)
         except BrokenPipeError:  # who reads, such as `head`, has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

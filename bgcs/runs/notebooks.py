@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data.checks import _made_folder
+
 try:
     import nbformat
     from nbclient import NotebookClient
@@ -92,7 +94,7 @@ def run_notebook(
 ) -> Path:  # the executed notebook
     "Execute a notebook from top to bottom; the executed notebook is kept also when a cell fails."
     path, folder = _checked(path), Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    _made_folder(folder, "Choose another folder: folder=")
     changed = {"run_folder": str(folder)} | (parameters or {})
     notebook = _with_parameters(nbformat.read(path, as_version=4), changed)
     client = _Client(notebook, folder, timeout=timeout, kernel_name="python3", extra_arguments=["--log-level=ERROR"],

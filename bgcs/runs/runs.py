@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import bgcs
-from ..data.checks import listed
+from ..data.checks import _made_folder, listed
 from ..data.datasets import outside_fan
 from ..data.describe import describe
 from ..data.files import find_images
@@ -468,13 +468,20 @@ def _stage(
 def _checked_images(settings, folder):
     "The images, after all has been checked that can be checked without them."
     settings.trainer.check_devices()
-    check_folder(folder, settings)
+    if check_folder(folder, settings)["state"] == "new": _check_parent(Path(folder))
     return load_images(settings.data)
+
+_ELSEWHERE = "Choose another run folder: folder="
+
+def _check_parent(folder):
+    "Refuse a run folder that cannot be made, before images are read; nothing is made yet."
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    _made_folder(above, f"{folder} would lie there. {_ELSEWHERE}")
 
 @contextmanager
 def _begun(settings, folder, quiet):
     "A run whose folder no other process works in."
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    _made_folder(folder, _ELSEWHERE)
     lock = FileLock(Path(folder) / _LOCK)
     try:
         if main_process(): lock.acquire(timeout=0)
@@ -630,8 +637,10 @@ def _tiling_of(
     if data.set == "Shipwrecks":
         found |= {"regions": partial(sonar_sides, min_width=options["crop_size"]), "invalid": "zero"}
     if data.set == "MarineDebris": found |= {"invalid": outside_fan}
-    trained = "gray" if shape[0] == 1 else "rgb"
-    return found | {"color": options.get("color") if data.own else trained}
+    if not data.own: return found | {"color": "gray" if shape[0] == 1 else "rgb"}
+    pages = options.get("pages")
+    read = {"color": options.get("color"), "dtype": options.get("dtype"), "max_pixels": options.get("max_pixels")}
+    return found | read | {"page": None if pages == "images" else pages}
 
 def _files_in(images):
     "A folder as it is, so that what is below keeps its place in it; or a list of files."

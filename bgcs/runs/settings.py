@@ -18,17 +18,18 @@ import pandas as pd
 import torch
 import yaml
 
-from ..data.checks import check_choice, check_whole, did_you_mean
+from ..data.checks import _made_folder, check_choice, check_whole, did_you_mean
 from ..data.datasets import PUBLISHED, digits_on_textures, sprites_on_textures
 from ..data.files import ImageSetError
 from ..data.images import ImageSet, from_files, from_folders, from_globs, from_hdf5, from_table
 from ..data.splits import PARTS, Splits, split
 from ..data.standins import write_standin
-from ..data.stores import cache_folder
+from ..data.stores import _MOVE_CACHE, cache_folder
 from ..backgrounds.cluster import WAYS, _check_shares
 from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
+from ..masks.predict import _allow_pixels, _check_max_pixels, _speak_of_max_pixels
 from ..masks.segment import _SCHEDULES
 
 # %% auto #0
@@ -83,9 +84,8 @@ _GENERATED = {make.__name__: make for make in (digits_on_textures, sprites_on_te
 _OWN = {"folders": from_folders, "table": from_table, "globs": from_globs, "hdf5": from_hdf5}
 SETS = _GENERATED | {cls.__name__: cls for cls in PUBLISHED} | _OWN
 
-# options of `from_files`, which reads what folders, tables and patterns name
-_READING = ("normalization", "color", "crop", "resize", "dtype", "pages", "mask_labels", "mask_ignore", "on_bad",
-            "lazy")
+# what `from_files`, which reads what folders, tables and patterns name, takes from them and not from a setting
+_NOT_READING = ("files", "presence", "source", "masks", "names", "skipped")
 
 def set_options(
     name: str,  # one of `SETS`
@@ -94,10 +94,10 @@ def set_options(
     options = _parameters(SETS[name]) | {"random_state": (int, 0)}
     if name in ("folders", "table", "globs"):
         reading = _parameters(from_files)
-        options |= {key: reading[key] for key in reading if key in _READING}
+        options |= {key: reading[key] for key in reading if key not in _NOT_READING}
     if name in ("folders", "globs"): options |= {"source": (str | None, None)}
     if name == "globs": del options["mask"]  # a function
-    if name in _OWN: options |= {"val": (float, 0.15), "test": (float, 0.15)}
+    if name in _OWN: options |= {"max_pixels": (int | str | None, None), "val": (float, 0.15), "test": (float, 0.15)}
     elif name not in _GENERATED: options |= {"root": (str | None, None), "standin": (bool, False)}
     return options
 
@@ -134,6 +134,7 @@ class Data:
         for name in ("val", "test"):
             share = typed.get(name, 0.15)
             if not 0 < share < 1: raise ValueError(f"data.{name}={share}; expected a share above 0 and below 1")
+        _check_max_pixels(typed.get("max_pixels"))
 
     @property
     def own(self) -> bool: "Whether these are images of one's own, which are split here."; return self.set in _OWN
@@ -171,7 +172,9 @@ def load_images(
 ) -> tuple[ImageSet, Splits]:  # all images, or, of sets that come in parts, those for training; and the three parts
     "Read the images; an error names what is missing and where to get it."
     options = dict(data.options)
-    if data.own: return _split_own(SETS[data.set], options)
+    if data.own:
+        try: return _split_own(SETS[data.set], options)
+        except ImageSetError as error: raise ImageSetError(_as_settings(str(error))) from None
     if options.pop("standin", False): options["root"] = _standin(data.set)
     n = data.all_options.get("n")
     fewer = {} if n is None else {"n": min(n, _MOST_HELD_OUT)}
@@ -184,6 +187,7 @@ def load_images(
 def _split_own(read, options):
     "Images of one's own, and the same in three parts."
     shares = {name: options.pop(name) for name in ("val", "test", "random_state") if name in options}
+    _allow_pixels(options.pop("max_pixels", None))
     if read in (from_folders, from_globs) and options.get("source"): options["source"] = _source_in(options["source"])
     for name in ("object_folder", "background_folder", "mask_folder", "root"):
         folder = options.get(name)
@@ -191,6 +195,29 @@ def _split_own(read, options):
             raise FileNotFoundError(f"data.{name}: {folder} is not a folder")
     data = read(**options)
     return data, split(data, **shares)
+
+# %% ../../nbs/runs/00_settings.ipynb #6af0d2b2
+_ARGUMENT = r"(?<![\w.'-])({names})=('[^']*'|\([^)]*\)|\[[^\]]*\]|[^\s,;)]*)"  # name=value, in a message of Python
+
+def _yaml_of(value):
+    "A value that Python would print, as YAML has it."
+    value = value.replace("(", "[").replace(")", "]").replace("None", "null")
+    return value.replace("True", "true").replace("False", "false").replace("'", "")
+
+def _reading_names():
+    names = set(_parameters(from_files)) | set(_parameters(from_hdf5)) | {"max_pixels"}
+    return names - set(_NOT_READING) - {"path", "images"}
+
+def _as_settings(
+    text: str,  # a message of what reads images
+) -> str:
+    "A message in the words of settings: `data.color=gray` for `color='gray'`."
+    def setting(found):
+        value = found[2].rstrip(".:")
+        written, rest = "data." + found[1] + "=" + _yaml_of(value), found[2][len(value):]
+        return (f"'{written}'" if re.search(r"[\[\s*?]", written) else written) + rest
+    names = "|".join(sorted(_reading_names(), key=len, reverse=True))
+    return re.sub(_ARGUMENT.replace("{names}", names), setting, _speak_of_max_pixels(text))
 
 # %% ../../nbs/runs/00_settings.ipynb #e1cc8d0d
 _STANDINS = {
@@ -200,7 +227,7 @@ _STANDINS = {
 }
 
 def _standin(name):
-    root = Path(cache_folder()) / "standins" / name
+    root = _made_folder(cache_folder() / "standins" / name, _MOVE_CACHE)
     for kind in _STANDINS[name]: write_standin(kind, root)
     return root
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from ..data.checks import _made_folder
 from ..training.checkpoints import replace_file
 from ..training.learner import NotFinite, OutOfMemory, mixed_seed
 from .settings import Settings, settings_from
@@ -122,7 +123,7 @@ def _study(folder, fixed, space, seed):
         raise ValueError(f"{folder} holds another sweep, see {path}. {advice}")
     if not path.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds files, and no sweep; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    _made_folder(folder, "Choose another folder: folder=")
     replace_file(path, description.encode())
     log = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
     return optuna.create_study(

@@ -58,7 +58,9 @@ def _umap_process():
 
     import numpy as np
     warnings.simplefilter("ignore")
-    import umap
+    try: import umap
+    except RuntimeError as error:  # Numba's, of functions that it can keep nowhere
+        sys.exit(f"{error}. Set the environment variable NUMBA_CACHE_DIR to a folder that can be written")
     from sklearn.neighbors import NearestNeighbors
     folder = sys.argv[1]
     neighbours, epochs, seed = map(int, sys.argv[2:])
