@@ -113,6 +113,14 @@ def _content(data):
         found.update(np.ascontiguousarray(pixels))
     return found.hexdigest()[:16]
 
+def _digest_of(method):
+    "Of the weights of a model."
+    found = hashlib.sha256()
+    for name, value in sorted(method._kept.state_dict().items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(value.cpu().numpy()))
+    return found.hexdigest()[:16]
+
 def _flat(settings):
     "Settings in which those of a part have names such as 'objective.opening'."
     found = {}
@@ -219,44 +227,20 @@ class _Prepares(_Rounds):
             if hasattr(callback, "on_judged"): callback.on_judged(self)
 
 # %% ../../nbs/masks/02_method.ipynb #3944359e
-class _Fits(_Prepares):
-    "Has `fit`."
+class _Learns(_Prepares):
+    "What `fit` does, once it knows what is asked."
     default_steps: int | None = 400  # None: it learns at once, without steps
-
-    def fit(self,
-        data: ImageSet,  # object and background-only images; masks, if any, are not looked at
-        clusters: torch.Tensor | None = None,  # `(len(data),)` int64: background cluster of every image; None: found
-        steps: int | None = None,  # optimiser steps; None: as many as the method usually takes
-        rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
-        *,
-        clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given
-        held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
-        masks=None,  # true masks of some images, by their number in `data`; see `bgcs.objective.labels.Labels`
-        boxes=None,  # boxes of some images, by number
-        scribbles=None,  # scribbles on some images, by number
-        folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
-        callbacks=(),  # Lightning callbacks, such as `TrainingMonitor`
-        progress: bool = True,  # show a bar
-        **training,  # `save_every`, `on_bad`, and settings of Lightning, see `bgcs.training.loop.train`
-    ) -> Method:  # itself, trained, on the CPU
-        """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
-        early and leaves a usable model; with `folder` the same call goes on from there."""
-        if self.default_steps is None and steps is not None:
-            kind = type(self).__name__
-            raise ValueError(f"steps={steps}; a {kind} learns at once, so give no steps")
-        if steps is None: steps = self.default_steps or 0
-        labels = Labels(masks or {}, boxes or {}, scribbles or {})
-        given = {"labels": labels, "clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
-        return self._fit(data, clusters, steps, rounds, {}, **given, progress=progress, **training)
+    takes_labels = False  # whether it learns from masks, boxes and scribbles, where some are given
 
     def _fit(self, data, clusters, steps, rounds, own, *,
-        labels, clusterer, held_out, folder, callbacks, progress, **training,
+        start, labels, clusterer, held_out, folder, callbacks, progress, **training,
     ):
         "`fit`, with what the schedule holds of the method's `own`."
         self._check_labels(labels, data)
         if self.default_steps is not None: check_whole("steps", steps, 1)
         check_whole("rounds", rounds, 1)
         self._take_channels(data.shape[0])
+        if start is not None: self._start_from(start, data.normalization)
         data, self.normalization_ = data.packed(progress=progress).weak(), data.normalization
         clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
         share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
@@ -264,6 +248,7 @@ class _Fits(_Prepares):
         schedule = {"steps": steps, "rounds": rounds, **own, "held_out": share}
         self._labelled = LabelledImages(data.images[torch.tensor(labels.images)], labels) if len(labels) else None
         identity = None if folder is None else _identity(data, clusters, self.settings, schedule, self._labelled)
+        if identity and start is not None: identity["started from"] = _digest_of(start)
         apart = held_out, self.random_state, steps or 800, labels.images
         part, labels, numbers, held_out = _set_aside(data, clusters, *apart)
         self.history_, self.threshold_ = [], 0.5
@@ -275,6 +260,22 @@ class _Fits(_Prepares):
             self._take_steps(loader, part, labels, folder, identity, settings)
         self._finish(data, schedule, held_out, callbacks)
         return self
+
+    def _start_from(self, start, normalization):
+        "Take the weights of another model, if they fit."
+        if type(start) is not type(self) or start.net is None:
+            kind = type(self).__name__
+            raise ValueError(f"start is {start!r}; expected a trained {kind}")
+        own, theirs = _flat(self.settings), _flat(start.settings)
+        weights, expected = start._kept.state_dict(), self._kept.state_dict()
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
+            changed = [k for k in own if own[k] != theirs.get(k)]
+            differ = "; ".join(f"{k}: {theirs.get(k)!r} there, {own[k]!r} here" for k in changed)
+            raise ValueError(f"the weights of start don't fit, since it has other settings ({differ})")
+        if start.normalization_ != normalization:
+            trained = f"start was trained on images normalised by {start.normalization_}"
+            raise ValueError(f"{trained}, and these are by {normalization}; open them with the same")
+        self._load_kept(weights)
 
     def _check_labels(self, labels, data):
         labels.check(len(data), data.shape[1:])
@@ -307,6 +308,37 @@ class _Fits(_Prepares):
     def _prepare(self, part, labels): "Called before the first step."
 
     def _learn(self, part, labels, progress): "Learn from all images at once."; raise NotImplementedError
+
+# %% ../../nbs/masks/02_method.ipynb #a4fd2e3c
+class _Fits(_Learns):
+    "Has `fit`."
+    def fit(self,
+        data: ImageSet,  # object and background-only images; masks, if any, are not looked at
+        clusters: torch.Tensor | None = None,  # `(len(data),)` int64: background cluster of every image; None: found
+        steps: int | None = None,  # optimiser steps; None: as many as the method usually takes
+        rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
+        *,
+        clusterer=None,  # a fitted `BackgroundClusterer`: finds clusters where none are given
+        held_out: float | ImageSet | HeldOut | None = 0.15,  # to choose checkpoint and threshold by: a share, or images
+        start=None,  # a trained model of this method with these settings: training begins with its weights
+        masks=None,  # true masks of some images, by their number in `data`; see `bgcs.objective.labels.Labels`
+        boxes=None,  # boxes of some images, by number
+        scribbles=None,  # scribbles on some images, by number
+        folder=None,  # for checkpoints, from which an unfinished training goes on; None: none
+        callbacks=(),  # Lightning callbacks, such as `TrainingMonitor`
+        progress: bool = True,  # show a bar
+        **training,  # `save_every`, `on_bad`, and settings of Lightning, see `bgcs.training.loop.train`
+    ) -> Method:  # itself, trained, on the CPU
+        """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
+        early and leaves a usable model; with `folder` the same call goes on from there."""
+        if self.default_steps is None and steps is not None:
+            kind = type(self).__name__
+            raise ValueError(f"steps={steps}; a {kind} learns at once, so give no steps")
+        if steps is None: steps = self.default_steps or 0
+        labels = Labels(masks or {}, boxes or {}, scribbles or {})
+        given = dict(start=start, labels=labels, clusterer=clusterer, held_out=held_out)
+        given |= dict(folder=folder, callbacks=callbacks)
+        return self._fit(data, clusters, steps, rounds, {}, **given, progress=progress, **training)
 
 # %% ../../nbs/masks/02_method.ipynb #e78cd03e
 _FLIPS = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both": [(), (3,), (2,), (2, 3)]}
@@ -403,13 +435,12 @@ class Method(_Fits, _Predicts, _Saves):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
-    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no
-    images were held out to judge by.
+    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where
+    no images were held out to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words
-    needs: frozenset[str] = frozenset({"presence"})  # or 'backgrounds': then object images are not looked at; or 'labels'
-    takes_labels = False  # whether it learns from masks, boxes and scribbles, where some are given
+    needs: frozenset[str] = frozenset({"presence"})  # or 'backgrounds': then object images are not looked at
     batch_size = 32  # object images of a batch, and as many background-only ones
     _file, _called, _version = "method.safetensors", "method", 1
     net: nn.Module | None  # made when the number of channels is known

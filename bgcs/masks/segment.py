@@ -229,6 +229,7 @@ class _Fits(_Losses):
         rounds: int = 10,  # into which the steps are divided; after each, masks are judged and a checkpoint is written
         *,
         batches: Batches = Batches(),  # what a batch holds
+        start=None,  # a trained model of this method with these settings: training begins with its weights
         masks=None,  # true masks of some images, by their number in `data`; see `bgcs.objective.labels.Labels`
         boxes=None,  # boxes of some images, by number
         scribbles=None,  # scribbles on some images, by number
@@ -244,7 +245,8 @@ class _Fits(_Losses):
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
         self._batches, self._compiling = batches, compile
         labels = Labels(masks or {}, boxes or {}, scribbles or {})
-        given = {"labels": labels, "clusterer": clusterer, "held_out": held_out, "folder": folder, "callbacks": callbacks}
+        given = dict(start=start, labels=labels, clusterer=clusterer, held_out=held_out)
+        given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
 
     def _loader(self, part, labels, numbers, per_epoch):

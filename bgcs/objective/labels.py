@@ -25,7 +25,8 @@ def log1mexp(
     "log(1 - exp(x)), exact near 0 and far from it (Mächler 2012)."
     x = x.clamp_max(-1e-7)
     near = x > -0.693
-    return torch.where(near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, x).exp()))
+    small, large = torch.where(near, x, -1.0), torch.where(near, -1.0, x)
+    return torch.where(near, (-torch.expm1(small)).log(), torch.log1p(-large.exp()))
 
 def any_of(
     logits: torch.Tensor,  # of the literals
@@ -116,14 +117,17 @@ class Labels:
 
 def _check_size(kind, i, came, size):
     if came == size: return
-    raise ValueError(f"{kind} of image {i} are of {came[-2:]} pixels, the image of {size}; expected the same")
+    raise ValueError(f"{kind} of image {i} are of {came} pixels, the image of {size}; expected the same")
 
 def _check_box(i, box, size):
     try: top, left, height, width = map(int, box)
-    except (TypeError, ValueError): raise ValueError(f"a box of image {i} is {box}; expected (top, left, height, width)") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"a box of image {i} is {box}; expected (top, left, height, width)") from None
     inside = 0 <= top < top + height <= size[0] and 0 <= left < left + width <= size[1]
     if inside: return
-    raise ValueError(f"box {box} of image {i} leaves its {size[0]}×{size[1]} pixels; expected (top, left, height, width)")
+    height, width = size
+    problem = f"box {box} of image {i} leaves its {height}×{width} pixels"
+    raise ValueError(f"{problem}; expected (top, left, height, width)")
 
 # %% ../../nbs/objective/07_labels.ipynb #62036128
 def label_loss(

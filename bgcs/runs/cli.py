@@ -78,7 +78,8 @@ def _train(options):
     from bgcs.runs.runs import check_folder, main_process, run_train
     settings, folder = _settings_and_folder(options)
     done = check_folder(folder, settings)["state"] == "finished"
-    run = run_train(settings, folder, (), _progress(options), options.quiet, options.clusters_of)
+    begun = options.clusters_of, options.start_from
+    run = run_train(settings, folder, (), _progress(options), options.quiet, *begun)
     if not main_process(): return 0
     seconds = sum(run.status.get("seconds", {}).values())
     stopped = run.status["state"] == "interrupted"
@@ -93,9 +94,19 @@ def _train(options):
 
 def _demo(options):
     "Train the preset of the quickstart."
-    given = dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None, clusters_of=None)
+    given = dict(preset="digits-quick", config=None, objects=None, backgrounds=None, masks=None)
+    given |= dict(clusters_of=None, start_from=None)
     for name, value in given.items(): setattr(options, name, value)
     return _train(options)
+
+def _methods(options):
+    "List the methods of the registry."
+    from bgcs.masks.method import METHODS, method_class
+    for name in METHODS:
+        found = method_class(name)
+        needs, labels = " and ".join(sorted(found.needs)), ", takes labels" if found.takes_labels else ""
+        print(f"{name:14} {found.title} [{needs}{labels}]")
+    return 0
 
 def _cluster(options):
     "Find clusters, and stop before training."
@@ -236,6 +247,10 @@ def _takes_clusters(parser):
     parser.add_argument("--clusters-of", metavar="RUN",
                         help="take the clusters of another run, perhaps mended by hand, and find none")
 
+def _takes_start(parser):
+    parser.add_argument("--from", metavar="RUN", dest="start_from",
+                        help="begin with the weights of another run, such as to train it longer or on more images")
+
 def _takes_runs(parser):
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")
 
@@ -367,12 +382,14 @@ _SWEEP = ("bgcs sweep digits-quick schedule.steps=300 'objective.divergence_weig
           "--trials 20")
 _TRAIN = ("bgcs train digits-quick schedule.steps=600",
           "bgcs train --objects with --backgrounds without 'data.source=^(.*)_'",
-          "bgcs train --folder runs/digits-quick-20260101-120000")
+          "bgcs train --folder runs/digits-quick-20260101-120000",
+          "bgcs train --from RUN --objects with --backgrounds without --folder runs/longer")
 _EVALUATE = "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M"
 
 _COMMANDS = {
     "demo": _Command("train on handwritten digits before textures, in about three minutes; no download",
                      "bgcs demo", _demo, (_takes_folder, _takes_words)),
+    "methods": _Command("list the ways to learn masks, and what each needs", "bgcs methods", _methods),
     "presets": _Command("list presets, or all settings of one with their sources",
                         "bgcs presets shipwrecks", _presets, (_takes_name,)),
     "describe": _Command("say what the images are: counts, sizes, intensities, duplicates",
@@ -382,7 +399,7 @@ _COMMANDS = {
                         "bgcs cluster --objects with --backgrounds without clusters.n_clusters=6",
                         _cluster, (_takes_settings, _takes_folder)),
     "train": _Command("train from images to masks, or go on with a run",
-                      "\n  ".join(_TRAIN), _train, (_takes_settings, _takes_folder, _takes_clusters)),
+                      "\n  ".join(_TRAIN), _train, (_takes_settings, _takes_folder, _takes_clusters, _takes_start)),
     "evaluate": _Command("judge a run, with true masks and without",
                          _EVALUATE, _evaluate, (_takes_other_images, _takes_run)),
     "predict": _Command("write masks of images of any size",

@@ -44,7 +44,7 @@ from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.segment import Segmenter
 from .report import _why_not_judged, data_uri, plot_losses, read_losses, write_report
-from .settings import Settings, gather, load_images, settings_from
+from .settings import Settings, _PATHS, gather, load_images, settings_from
 
 # %% auto #0
 __all__ = ['main_process', 'Run', 'load_run', 'check_folder', 'run_clusters', 'run_train', 'new_folder', 'train', 'compare_runs']
@@ -188,14 +188,32 @@ def check_folder(
     if not (folder / "settings.yaml").is_file():
         raise ValueError(f"{folder} holds files, and no run; choose another folder")
     there = load_run(folder)
-    differ = [f"{key}: {a!r} there, {b!r} now" for key, (a, b) in there.settings.differences(settings).items()]
+    differ = _differ(there, settings)
     if not differ: return there.status
     what, advice = "; ".join(differ), "Choose another folder, or the same settings to go on with it"
+    if there.status.get("state") == "finished" or (folder / "model").is_dir():
+        advice += f"; to train on from its weights, choose another folder and give --from {folder} (start_from=)"
     raise ValueError(f"{folder} holds another run ({what}). {advice}")
+
+def _differ(there, settings):
+    "In what settings differ from those of a run, in words; devices may, and places of images until it is finished."
+    found = there.settings.differences(settings)
+    places = {f"data.{name}" for name in _PATHS} if there.status.get("state") != "finished" else set()
+    return [f"{key}: {a!r} there, {b!r} now" for key, (a, b) in found.items() if not _may_change(key, places)]
+
+def _may_change(key, places):
+    "What doesn't change the images or the result: their content is checked when training goes on."
+    return key in places or (key.startswith("trainer.") and key != "trainer.precision")
+
+def _changes(folder, settings):
+    "What has changed in a run that is gone on with."
+    if not (Path(folder) / "settings.yaml").is_file(): return {}
+    return load_run(folder).settings.differences(settings)
 
 def _begin(folder, settings, quiet=False):
     "A new run, or the same one, to go on with."
     check_folder(folder, settings)
+    changed = _changes(folder, settings)
     run = Run(Path(folder), settings, quiet)
     run.folder.mkdir(parents=True, exist_ok=True)
     if main_process():
@@ -203,6 +221,7 @@ def _begin(folder, settings, quiet=False):
         run.write("settings.yaml", settings.to_yaml())
         run.note(state="running", process=os.getpid())
     run.say(f"run folder: {run.folder}")
+    for key, (before, now) in changed.items(): run.say(f"goes on with {key}={now}, before {before}")
     return run
 
 def _versions():
@@ -377,6 +396,7 @@ def _train(
     clusters: torch.Tensor,  # `(len(parts.train),)` int64
     callbacks=(),  # further Lightning callbacks
     progress: bool = True,  # show a bar
+    start=None,  # a trained segmenter, whose weights training begins with
 ) -> Segmenter:  # trained; `asked` says whether something stopped it
     "Train, or go on with it."
     s, schedule = run.settings, run.settings.schedule
@@ -390,7 +410,7 @@ def _train(
         watching.append(RefreshClusters(clusterer))
     return segmenter.fit(
         parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
-        schedule.rounds, batches=schedule.batches, clusterer=clusterer,
+        schedule.rounds, batches=schedule.batches, clusterer=clusterer, start=start,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
         logger=loggers, **asdict(s.trainer))
@@ -523,14 +543,16 @@ def run_train(
     progress: bool = True,  # show bars
     quiet: bool = False,  # tell nothing in the terminal
     clusters_of=None,  # folder of a run whose clusterer is taken, perhaps mended by hand; None: find clusters
+    start_from=None,  # folder of a run whose weights training begins with; None: from scratch
 ) -> Run:  # its status says whether it is finished
     "A whole run."
+    start = None if start_from is None else load_run(start_from).segmenter
     if check_folder(folder, settings)["state"] == "finished": return Run(Path(folder), settings, quiet)
     data, parts = _checked_images(settings, folder)
     with _begun(settings, folder, quiet) as run:
         clusterer, clusters = _look(run, data, parts, progress, clusters_of)
         with _stage(run, "training"):
-            segmenter = _train(run, parts, clusterer, clusters, callbacks, progress)
+            segmenter = _train(run, parts, clusterer, clusters, callbacks, progress, start)
             if main_process(): _write_training(run, segmenter)
         if not main_process(): return run
         with _stage(run, "results"): _write_results(run, parts, clusterer, segmenter)
@@ -562,13 +584,14 @@ def train(
     masks=None,  # folder of true masks, named as the object images, to measure with; training never sees them
     settings: dict[str, object] | None = None,  # by dotted name, over the preset's: {"schedule.steps": 300}
     clusters_of=None,  # folder of a run whose clusters are taken, perhaps mended by hand; None: find clusters
+    start_from=None,  # folder of a run whose weights training begins with; None: from scratch
     callbacks=(),  # further Lightning callbacks
     progress: bool = True,  # show bars, and tell what is done
 ) -> Run:
     "Train from images to masks, or go on with a run: what `bgcs train` does."
     images = dict(objects=objects, backgrounds=backgrounds, masks=masks)
     found = settings_from(gather(settings, preset=preset, folder=folder, **images))
-    return run_train(found, folder or new_folder(found), callbacks, progress, not progress, clusters_of)
+    return run_train(found, folder or new_folder(found), callbacks, progress, not progress, clusters_of, start_from)
 
 # %% ../../nbs/runs/02_runs.ipynb #74bb8583
 def _with_other_images(settings, changes):
