@@ -46,7 +46,8 @@ class ImageInfo:
 
 # %% ../../nbs/data/01_files.ipynb #a2831236
 _PILLOW = """.png .jpg .jpeg .bmp .webp .gif .jfif .jpe .jp2 .j2k .jpc .jpf .jpx .j2c .pgm .ppm .pbm .pnm .pfm .tga
-    .avif .avifs .apng .dib .pcx .dcx .qoi .psd .sgi .bw .rgb .rgba .ras .icb .vda .vst .im .iim .msp .pcd .pxr .xbm .xpm .ico
+    .avif .avifs .apng .dib .pcx .dcx .qoi .psd .sgi .bw .rgb .rgba .ras .icb .vda .vst .im .iim .msp .pcd
+    .pxr .xbm .xpm .ico
     .cur .icns .dds .blp .ftc .ftu .gbr .fli .flc""".split()
 _KINDS = {".png": "pillow", ".jpg": "pillow", ".jpeg": "pillow", ".bmp": "pillow", ".tif": "tiff", ".tiff": "tiff",
           ".npy": "npy", ".dcm": "dicom", ".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(_PILLOW, "pillow")

@@ -269,8 +269,8 @@ class _Learns(_Prepares):
         own, theirs = _flat(self.settings), _flat(start.settings)
         weights, expected = start._kept.state_dict(), self._kept.state_dict()
         if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
-            changed = [k for k in own if own[k] != theirs.get(k)]
-            differ = "; ".join(f"{k}: {theirs.get(k)!r} there, {own[k]!r} here" for k in changed)
+            changed = [(k, theirs.get(k), own[k]) for k in own if own[k] != theirs.get(k)]
+            differ = "; ".join(f"{k}: {there!r} there, {here!r} here" for k, there, here in changed)
             raise ValueError(f"the weights of start don't fit, since it has other settings ({differ})")
         if start.normalization_ != normalization:
             trained = f"start was trained on images normalised by {start.normalization_}"
@@ -435,8 +435,8 @@ class Method(_Fits, _Predicts, _Saves):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
-    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None where
-    no images were held out to judge by.
+    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None
+    where no images were held out to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words

@@ -20,8 +20,7 @@ from ..objective.blend import random_flips
 from ..training.learner import Shuffled, loader_of
 
 # %% auto #0
-__all__ = ['PatchFeatures', 'BackboneFeatures', 'GaussianDetector', 'k_centres', 'MemoryDetector', 'perlin_noise', 'corrupted',
-           'Autoencoder', 'Draem']
+__all__ = ['PatchFeatures', 'BackboneFeatures', 'GaussianDetector', 'k_centres', 'MemoryDetector', 'Autoencoder', 'Draem']
 
 # %% ../../nbs/methods/00_anomaly.ipynb #79842a24
 class PatchFeatures(nn.Module):
@@ -289,7 +288,7 @@ class _Bank(nn.Module):
         self.register_buffer("entries", torch.zeros(entries, dim))
 
 # %% ../../nbs/methods/00_anomaly.ipynb #5ff614e3
-def perlin_noise(
+def _perlin_noise(
     n: int,  # pictures
     size: tuple[int, int],  # height and width in pixels
     cells: tuple[int, int],  # of the lattice of gradients, down and across
@@ -308,7 +307,7 @@ def perlin_noise(
     upper, lower = (torch.lerp(corner(down, 0), corner(down, 1), ease[1]) for down in (0, 1))
     return torch.lerp(upper, lower, ease[0])[:, None] * math.sqrt(2)
 
-def corrupted(
+def _corrupted(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]: background-only images
     sources: torch.Tensor,  # `(n, c, h, w)` in [0, 1]: what fills the parts that are replaced
     generator: torch.Generator | None = None,
@@ -317,7 +316,7 @@ def corrupted(
     n, size, device = len(images), images.shape[2:], images.device
     def drawn(*shape): return torch.rand(*shape, generator=generator, device=device)
     cells = [2 ** int(torch.randint(1, 4, (), generator=generator, device=device)) for _ in size]
-    high = perlin_noise(n, size, cells, generator) > 0.3 + 0.2 * drawn(n, 1, 1, 1)
+    high = _perlin_noise(n, size, cells, generator) > 0.3 + 0.2 * drawn(n, 1, 1, 1)
     masks = (high & (drawn(n, 1, 1, 1) < 0.5)).to(images.dtype)
     gain, beta = 0.7 + 0.6 * drawn(n, 1, 1, 1), 0.1 + 0.9 * drawn(n, 1, 1, 1)
     grain = 0.05 * torch.randn(images.shape, generator=generator, device=device) * drawn(n, 1, 1, 1)
@@ -393,7 +392,7 @@ class Draem(Method):
         from torchvision.ops import sigmoid_focal_loss
 
         whole = batch["images"]
-        images, masks = corrupted(whole, _others(whole, batch["clusters"], own), own)
+        images, masks = _corrupted(whole, _others(whole, batch["clusters"], own), own)
         repaired, logits = self._logits(images)
         side = min(7, *(n - 1 + n % 2 for n in whole.shape[2:]))
         alike = structural_similarity_index_measure(repaired, whole, kernel_size=side, sigma=1.0, data_range=1.0)
