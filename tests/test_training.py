@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-import bgcs.masks.segment
+import bgcs.masks.method
 from bgcs.data.datasets import digits_on_textures
 from bgcs.masks.criteria import _verdict, criteria, hold_out
 from bgcs.masks.segment import Segmenter
@@ -119,7 +119,7 @@ def test_images_held_out_are_not_trained_on(data):
     images = Images()
     settings = {"steps": 60, "rounds": 1, "held_out": 0.4, "callbacks": [images]} | SMALL
     segmenter = make().fit(data, data.background_class, **settings)
-    aside = bgcs.masks.segment.held_out_images(data, 0.4, 0)
+    aside = bgcs.masks.method.held_out_images(data, 0.4, 0)
     kept, away = as_bytes(data.images[~aside]), as_bytes(data.images[aside])
     assert segmenter.history_ and images.seen <= kept and not images.seen & away
     assert len(images.seen) > 0.9 * len(kept)
@@ -157,7 +157,7 @@ def test_judging_has_no_part_in_training(data, monkeypatch):
 
     found = {}
     for scores in ((0.5, 0.4, 0.49, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)):
-        monkeypatch.setattr(bgcs.masks.segment, "choose_threshold", choosing(scores))
+        monkeypatch.setattr(bgcs.masks.method, "choose_threshold", choosing(scores))
         watch = Watch()
         settings = {"steps": 12, "rounds": 6, "held_out": 0.3, "callbacks": [watch]} | SMALL
         segmenter = make(opening=0.5).fit(data, data.background_class, **settings)
