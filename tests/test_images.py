@@ -54,7 +54,7 @@ def test_masks_of_arrays():
 
 def test_broken_arrays():
     broken = noise(4, 8, 8)
-    broken[1, 2, 2], broken[3] = np.nan, 0.5
+    broken[1, 2, 2], broken[3, 0, 0] = np.nan, np.inf
     what = r"(?s)2 of 6 images cannot be used.*background-only images\[1\] holds 1 values that are NaN"
     with pytest.raises(ImageSetError, match=what): from_arrays(TWO, broken)
     columns = {"masks": np.ones((2, 8, 8)), "object_source": [0, 1], "background_source": [2, 3, 4, 5]}
