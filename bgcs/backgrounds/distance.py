@@ -31,6 +31,10 @@ def _some_patches(images, side, scale, seed):
             drawn.append(windows[:, rows, columns].transpose(0, 1).flatten(1))
     return torch.cat(drawn)
 
+def _whitened(images, axes, offset, scale):
+    "Components `(n, dim, h, w)` of the patch about each pixel of images that are reduced so many times."
+    return F.conv2d(_padded(_reduced(images, scale), axes.shape[-1]), axes, offset)
+
 def _padded(images, side): return F.pad(images, (side // 2,) * 4, mode="replicate")
 
 def _whitening(patches, dim):
@@ -96,8 +100,7 @@ class BackgroundDistance(nn.Module):
         "How unlike backgrounds each place looks."
         size = images.shape[2:]
         with torch.autocast(images.device.type, enabled=False):
-            images = _reduced(images.to(self.axes.dtype), self.scale)
-            points = F.conv2d(_padded(images, self.side), self.axes, self.offset)
+            points = _whitened(images.to(self.axes.dtype), self.axes, self.offset, self.scale)
             n, dim, *reduced = points.shape
             nearest = _nearest(points.transpose(0, 1).reshape(dim, -1), self.centres).view(n, 1, *reduced)
             found = (_log_distance(nearest, dim) - self.usual[0]) / self.usual[1]

@@ -77,6 +77,17 @@ def _made_folder(
         raise kind(f"{folder} cannot be written ({why}). {remedy}") from None
     return folder
 
+# %% ../../nbs/data/00_checks.ipynb #76b933fc
+def _flattened(
+    nested: dict,  # values, and dicts of such
+    prefix: str = "",  # before each name
+) -> dict[str, object]:  # in the same order
+    "Values of dicts of dicts, by dotted name such as 'objective.opening'."
+    flat = {}
+    for key, value in nested.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
 # %% ../../nbs/data/00_checks.ipynb #7f197cee
 def listed(
     items: Iterable,  # to be named

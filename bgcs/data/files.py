@@ -168,6 +168,10 @@ def _series_of(file):
         images = [page for page in below if _role(page) == "image"] or series
     return images, [s for s in series if _role(s) == "mask"]
 
+def _image_page(file):
+    "The page of an open TIFF that holds its image, or the first of it; a thumbnail may come before it."
+    return _first_page(_series_of(file)[0][0])
+
 def _tiff_layout(series):
     "Of a series of a TIFF: names and sizes of its axes, which of them make up one page, and number of pages."
     axes, shape = series.axes, series.shape

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .checks import listed
-from .files import SUFFIXES, ImageSetError, change_size, image_info, listing, read_image
+from .files import SUFFIXES, ImageSetError, _image_page, change_size, image_info, listing, read_image
 from .stores import FileStore, Reading, _state_of_file, attempt, digest
 
 # %% auto #0
@@ -66,7 +66,7 @@ def _is_lossy(path):
         return True
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): return False
     import tifffile
-    with tifffile.TiffFile(path) as file: return getattr(file.pages[0].compression, "name", "") in _LOSSY_TIFF
+    with tifffile.TiffFile(path) as file: return getattr(_image_page(file).compression, "name", "") in _LOSSY_TIFF
 
 @dataclass(frozen=True)
 class _MaskValues:

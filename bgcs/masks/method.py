@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..data.checks import check_choice, check_whole, not_fitted
+from ..data.checks import _flattened, check_choice, check_whole, not_fitted
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.splits import held_out_images
@@ -114,25 +114,17 @@ def _content(data):
     return found.hexdigest()[:16]
 
 def _digest_of(method):
-    "Of the weights of a model."
-    found = hashlib.sha256()
+    "A short name for the weights that predict."
+    hashed = hashlib.blake2b(digest_size=12)
     for name, value in sorted(method._kept.state_dict().items()):
-        found.update(name.encode())
-        found.update(np.ascontiguousarray(value.cpu().numpy()))
-    return found.hexdigest()[:16]
-
-def _flat(settings):
-    "Settings in which those of a part have names such as 'objective.opening'."
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict): found |= {f"{name}.{key}": own for key, own in value.items()}
-        else: found[name] = value
-    return found
+        hashed.update(name.encode())
+        hashed.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 def _identity(data, clusters, settings, schedule, labelled=None):
     "What must be the same for a training to go on."
     labels = {} if labelled is None else {"labels": labelled.digest()}
-    return _flat(settings) | schedule | labels | {
+    return _flattened(settings) | schedule | labels | {
         "normalization": str(data.normalization),
         "number of images": len(data),
         "content of the images": _content(data),
@@ -236,6 +228,7 @@ class _Learns(_Prepares):
         start, labels, clusterer, held_out, folder, callbacks, progress, **training,
     ):
         "`fit`, with what the schedule holds of the method's `own`."
+        labels = Labels(*(of or {} for of in labels))
         self._check_labels(labels, data)
         if self.default_steps is not None: check_whole("steps", steps, 1)
         check_whole("rounds", rounds, 1)
@@ -250,14 +243,14 @@ class _Learns(_Prepares):
         identity = None if folder is None else _identity(data, clusters, self.settings, schedule, self._labelled)
         if identity and start is not None: identity["started from"] = _digest_of(start)
         apart = held_out, self.random_state, steps or 800, labels.images
-        part, labels, numbers, held_out = _set_aside(data, clusters, *apart)
+        part, kinds, numbers, held_out = _set_aside(data, clusters, *apart)
         self.history_, self.threshold_ = [], 0.5
         self._best = None if held_out is None else _BestRound(held_out)
-        if self.default_steps is None: self._learn_at_once(part, labels, progress)
+        if self.default_steps is None: self._learn_at_once(part, kinds, progress)
         else:
-            loader = self._loader(part, labels, numbers, -(-steps // min(rounds, steps)))
+            loader = self._loader(part, kinds, numbers, -(-steps // min(rounds, steps)))
             settings = {"callbacks": callbacks, "progress": progress, "max_steps": steps} | training
-            self._take_steps(loader, part, labels, folder, identity, settings)
+            self._take_steps(loader, part, kinds, folder, identity, settings)
         self._finish(data, schedule, held_out, callbacks)
         return self
 
@@ -266,7 +259,7 @@ class _Learns(_Prepares):
         if type(start) is not type(self) or start.net is None:
             kind = type(self).__name__
             raise ValueError(f"start is {start!r}; expected a trained {kind}")
-        own, theirs = _flat(self.settings), _flat(start.settings)
+        own, theirs = _flattened(self.settings), _flattened(start.settings)
         weights, expected = start._kept.state_dict(), self._kept.state_dict()
         if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
             changed = [(k, theirs.get(k), own[k]) for k in own if own[k] != theirs.get(k)]
@@ -295,10 +288,8 @@ class _Learns(_Prepares):
 
     def _learn_at_once(self, part, labels, progress):
         with kept_memory(), torch.no_grad(): self._learn(part, labels, progress)
+        self.on_epoch_end()
         self.eval()
-        if self._best is not None:
-            self._best.judge(self)
-            self.history_ = self._best.history
 
     def _loader(self, part, labels, numbers, per_epoch):
         "Batches to learn from: object images, each with a background of its cluster."
@@ -335,8 +326,7 @@ class _Fits(_Learns):
             kind = type(self).__name__
             raise ValueError(f"steps={steps}; a {kind} learns at once, so give no steps")
         if steps is None: steps = self.default_steps or 0
-        labels = Labels(masks or {}, boxes or {}, scribbles or {})
-        given = dict(start=start, labels=labels, clusterer=clusterer, held_out=held_out)
+        given = dict(start=start, labels=(masks, boxes, scribbles), clusterer=clusterer, held_out=held_out)
         given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, {}, **given, progress=progress, **training)
 
@@ -488,8 +478,8 @@ class Method(_Fits, _Predicts, _Saves):
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
 
     def smaller(self, batch, share):
-        n = max(1, int(share * len(batch["images"])))
-        return {name: value[:n] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        def few(values): return values[: max(1, int(share * len(values)))]
+        return {name: few(value) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
     def __repr__(self):  # the layers are those of `net`
         shown = {name: value for name, value in self.settings.items() if name != "random_state"}

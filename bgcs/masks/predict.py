@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -30,13 +29,14 @@ from bgcs.data.files import (
     SMALLEST_SIDE, SUFFIXES, ImageInfo, ImageSetError, change_size, channels_first, find_images, image_info, listing,
     read_image,
 )
-from ..data.files import _is_plain, _need, _orientation, _pages_wanted, _refuse_odd_colours
+from ..data.files import _image_page, _is_plain, _need, _orientation, _pages_wanted, _refuse_odd_colours
 from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.patches import Side, _invalid, blending_window, sliding_places, sonar_sides, window_share
 from ..data.stores import attempt
 from .criteria import predict_masks
 from .evaluate import png_bytes
+from .method import _digest_of
 from ..objective.blend import top_mean
 from ..training.checkpoints import remove_parts, replace_file
 from ..training.learner import kept_memory
@@ -504,19 +504,11 @@ def _named(value):
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{value.__module__}.{name}"
 
-def _model_digest(segmenter):
-    "A short name for the weights that predict."
-    hashed = hashlib.blake2b(digest_size=12)
-    for name, value in sorted(segmenter._kept.state_dict().items()):
-        hashed.update(name.encode())
-        hashed.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
-
 def _settings(segmenter, root, tiling, **others):
     "What the predictions depend on, as it is written down."
     normalization = segmenter.normalization_
     described = {
-        "format": _FORMAT, "images": str(root), "model": _model_digest(segmenter),
+        "format": _FORMAT, "images": str(root), "model": _digest_of(segmenter),
         "normalization": None if normalization is None else normalization.to_dict(), **others,
         **{f.name: _named(getattr(tiling, f.name)) for f in fields(Tiling)},
     }
@@ -651,7 +643,7 @@ def _has_alpha(path, info):
     if path.suffix.lower() not in (".tif", ".tiff") or info.channels not in (2, 4): return False
     import tifffile
     try:
-        with tifffile.TiffFile(path) as file: extra = file.pages[0].extrasamples
+        with tifffile.TiffFile(path) as file: extra = _image_page(file).extrasamples
     except tifffile.TiffFileError: return False  # of another kind than its name says
     return bool(extra) and int(extra[-1]) in (1, 2)
 
@@ -716,7 +708,7 @@ def _geotiff(values, path):
     "A mask as GeoTIFF with the tags of the image."
     import tifffile
     with tifffile.TiffFile(path) as file:
-        tags = [tag for tag in file.pages[0].tags.values() if tag.code in _GEO_TAGS]
+        tags = [tag for tag in _image_page(file).tags.values() if tag.code in _GEO_TAGS]
         copied = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
     out, nodata = io.BytesIO(), (_NODATA_TAG, "s", 0, str(_UNSEEN), True)
     options = {"photometric": "minisblack", "compression": "adobe_deflate", "metadata": None}

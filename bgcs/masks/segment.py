@@ -17,13 +17,13 @@ from ..data.images import ImageSet
 from .criteria import HeldOut
 from .masknet import MaskNet, UNet
 from .method import Method
-from ..objective.batches import Batches, TransplantImages, Transplants
+from ..objective.batches import Batches, TransplantImages, Transplants, _alike
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
 from ..objective.terms import Objective, anomaly_loss, background_loss, mosaic_loss, recomposition_loss
 from ..objective.terms import _recompose
-from ..objective.labels import Labels, label_loss
+from ..objective.labels import label_loss
 from ..training.learner import gather, loader_of
 
 # %% auto #0
@@ -114,8 +114,7 @@ class _Parts(_MaskNetwork):
 
     def _alike(self, batch, some, own):
         "For each of some backgrounds an object image of its cluster."
-        alike = (batch["targets"][some, None] == batch["real_clusters"]).float()
-        return batch["real"][torch.multinomial(alike, 1, generator=own)[:, 0]]
+        return batch["real"][_alike(batch["targets"][some], batch["real_clusters"], own)]
 
     def _anomalies(self, batch, n, own):
         "Backgrounds with anomalies, and what is asked of their logits."
@@ -244,8 +243,7 @@ class _Fits(_Losses):
         """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
         self._batches, self._compiling = batches, compile
-        labels = Labels(masks or {}, boxes or {}, scribbles or {})
-        given = dict(start=start, labels=labels, clusterer=clusterer, held_out=held_out)
+        given = dict(start=start, labels=(masks, boxes, scribbles), clusterer=clusterer, held_out=held_out)
         given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..backgrounds.distance import _nearest, _padded, _reduced, _some_patches, _whitening
+from ..backgrounds.distance import _nearest, _some_patches, _whitened, _whitening
 from ..data.checks import check_choice, check_whole
 from ..masks.masknet import UNet, _ConvBlock
 from ..masks.method import Method
@@ -53,7 +53,7 @@ class PatchFeatures(nn.Module):
     ) -> torch.Tensor:  # `(n, dim, h, w)`
         size, found = images.shape[2:], []
         for axes, offsets, scale in zip(self.axes, self.offsets, self.scales):
-            points = F.conv2d(_padded(_reduced(images, scale), self.side), axes, offsets)
+            points = _whitened(images, axes, offsets, scale)
             found.append(F.interpolate(points, size, mode="bilinear", align_corners=False) if scale > 1 else points)
         return torch.cat(found, 1)
 
@@ -83,6 +83,7 @@ class BackboneFeatures(nn.Module):
         self.register_buffer("kept", kept.to(torch.get_default_device()))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("spread", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.eval()
 
     def fit(self, images, random_state=0): return self
 
@@ -118,19 +119,20 @@ class _Detector(Method):
     "Distance of each place to backgrounds; learns at once."
     needs, default_steps = frozenset({"backgrounds"}), None
 
+    def __init__(self, *, weights, **settings):
+        super().__init__(weights=None if weights is None else str(weights), **settings)
+
     def _learn(self, part, labels, progress):
         "From four fifths of the background-only images; the others say what is usual."
         images, clusters = part.backgrounds.images[:], labels[~part.presence]
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.random_state))
         apart, own = order[: max(1, len(order) // 5)], order[max(1, len(order) // 5):]
         if not len(own): raise ValueError(f"{len(images)} background-only image; expected at least 2 to learn from")
-        self._resize(clusters[own])
         self.net["features"].fit(images[own], self.random_state)
         self._remember(images[own], clusters[own], progress)
+        self.settings["weights"] = None  # this model's own file holds them
         seen = torch.cat([self.distance(some).flatten() for some in images[apart[:200]].split(32)])
         self.net["usual"].value.copy_(torch.quantile(seen[_evenly(len(seen), 1_000_000)], 0.99).clamp_min(1e-6))
-
-    def _resize(self, clusters): "Make room for what will be learned."
 
     def _remember(self, images, clusters, progress): "Learn what backgrounds look like."; raise NotImplementedError
 
@@ -146,11 +148,11 @@ class _Detector(Method):
         distance = self.distance(images)
         return distance / (distance + self.net["usual"].value)
 
-class _Value(nn.Module):
-    "A number that is kept with weights."
-    def __init__(self):
+class _Kept(nn.Module):
+    "Numbers that are kept with weights."
+    def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("value", torch.ones(()))
+        self.register_buffer("value", torch.ones(shape))
 
 def _evenly(n, most): return torch.linspace(0, n - 1, min(n, most)).long()
 
@@ -175,24 +177,21 @@ class GaussianDetector(_Detector):
         random_state: int = 0,  # seed
     ):
         super().__init__(
-            channels=channels, n_clusters=n_clusters, backbone=backbone,
-            weights=None if weights is None else str(weights), random_state=random_state,
+            channels=channels, n_clusters=n_clusters, backbone=backbone, weights=weights, random_state=random_state,
         )
 
     def _build(self, channels):
         features, k = _features(self.settings, channels), self.settings["n_clusters"] or 1
         gaussians = _Gaussians(k, features.dim)
-        self.net = nn.ModuleDict({"features": features, "gaussians": gaussians, "usual": _Value()})
-
-    def _resize(self, clusters):
-        self.settings["n_clusters"] = len(clusters[clusters >= 0].unique()) or 1
-        self._make()
+        self.net = nn.ModuleDict({"features": features, "gaussians": gaussians, "usual": _Kept()})
 
     def _remember(self, images, clusters, progress):
-        for row, k in enumerate(clusters[clusters >= 0].unique().tolist() or [None]):
+        kinds = clusters[clusters >= 0].unique().tolist() or [None]
+        self.settings["n_clusters"] = len(kinds)
+        self.net["gaussians"] = _Gaussians(len(kinds), self.net["features"].dim)
+        for row, k in enumerate(kinds):
             ours = images if k is None else images[clusters == k]
             self.net["gaussians"].learn(row, self.net["features"], ours)
-        self.settings["weights"] = None  # the file of this model holds them
 
     def _distance(self, features): return self.net["gaussians"](features)
 
@@ -254,14 +253,13 @@ class MemoryDetector(_Detector):
     ):
         check_whole("entries", entries, 1)
         super().__init__(
-            channels=channels, entries=entries, backbone=backbone,
-            weights=None if weights is None else str(weights), random_state=random_state,
+            channels=channels, entries=entries, backbone=backbone, weights=weights, random_state=random_state,
         )
 
     def _build(self, channels):
         features = _features(self.settings, channels)
-        bank = _Bank(self.settings["entries"], features.dim)
-        self.net = nn.ModuleDict({"features": features, "bank": bank, "usual": _Value()})
+        bank = _Kept(self.settings["entries"], features.dim)
+        self.net = nn.ModuleDict({"features": features, "bank": bank, "usual": _Kept()})
 
     def _remember(self, images, clusters, progress):
         from tqdm.auto import tqdm
@@ -274,18 +272,12 @@ class MemoryDetector(_Detector):
             points.append(found.gather(1, drawn[..., None].expand(-1, -1, found.shape[2])).flatten(0, 1))
         points, entries = torch.cat(points), self.settings["entries"]
         chosen = points[k_centres(points, entries, generator)]
-        self.net["bank"].entries.copy_(chosen[torch.arange(entries) % len(chosen)])
-        self.settings["weights"] = None  # the file of this model holds them
+        self.net["bank"].value.copy_(chosen[torch.arange(entries) % len(chosen)])
 
     def _distance(self, features):
         n, d, h, w = features.shape
         points = features.movedim(1, 0).reshape(d, -1)
-        return _nearest(points, self.net["bank"].entries).clamp_min(0).sqrt().view(n, 1, h, w)
-
-class _Bank(nn.Module):
-    def __init__(self, entries, dim):
-        super().__init__()
-        self.register_buffer("entries", torch.zeros(entries, dim))
+        return _nearest(points, self.net["bank"].value).clamp_min(0).sqrt().view(n, 1, h, w)
 
 # %% ../../nbs/methods/00_anomaly.ipynb #5ff614e3
 def _perlin_noise(

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..masks.masknet import UNet
 from ..masks.method import Method
-from ..objective.batches import Batches, TransplantImages, Transplants
+from ..objective.batches import Batches, TransplantImages, Transplants, _alike
 from ..objective.blend import composite, random_flips
 from ..training.learner import loader_of
 
@@ -91,10 +91,6 @@ class Adversarial(Method):
 
     def optimizers(self, steps): return torch.optim.Adam(self.net.parameters(), 1e-3, betas=(0.5, 0.9))
 
-    def smaller(self, batch, share):
-        def few(values): return values[: max(1, int(share * len(values)))]
-        return {name: few(value) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
     def forward(self, images): return self.net["masks"](images).sigmoid()
 
     def losses(self, batch, shared, own):
@@ -114,11 +110,6 @@ class Adversarial(Method):
     def _critic_losses(self, batch, fake, own):
         critic, targets = self.net["critic"], batch["targets"]
         gap = critic(fake, targets).mean() - critic(batch["real"], batch["real_clusters"]).mean()
-        partners = _partners(targets, batch["real_clusters"], own)
+        partners = _alike(targets, batch["real_clusters"], own)
         penalty = 10 * gradient_penalty(critic, batch["real"][partners], fake, targets, own)
         return {"loss": gap + penalty, "gap": gap, "slope": penalty}
-
-def _partners(targets, clusters, generator):
-    "For each composite a real image of its cluster."
-    alike = (targets[:, None] == clusters[None]).float() + 1e-9
-    return torch.multinomial(alike, 1, generator=generator)[:, 0]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .anomaly import _Detector, _features, _Gaussians, _Value
+from .anomaly import _Detector, _features, _Gaussians, _Kept
 
 # %% auto #0
 __all__ = ['normalized_cut', 'SpectralCut']
@@ -42,18 +42,16 @@ class SpectralCut(_Detector):
         random_state: int = 0,  # seed
     ):
         super().__init__(
-            channels=channels, stride=stride, backbone=backbone, weights=None if weights is None else str(weights),
-            random_state=random_state,
+            channels=channels, stride=stride, backbone=backbone, weights=weights, random_state=random_state,
         )
 
     def _build(self, channels):
         features = _features(self.settings, channels)
-        parts = {"features": features, "gaussians": _Gaussians(1, features.dim), "usual": _Value()}
+        parts = {"features": features, "gaussians": _Gaussians(1, features.dim), "usual": _Kept()}
         self.net = nn.ModuleDict(parts)
 
     def _remember(self, images, clusters, progress):
         self.net["gaussians"].learn(0, self.net["features"], images)
-        self.settings["weights"] = None  # the file of this model holds them
 
     def distance(self, images):
         "How far what the cut takes for object lies from backgrounds, softly, at each pixel."

@@ -85,6 +85,11 @@ class Pairing:
 
 def _where(hits): return hits.nonzero().flatten()
 
+def _alike(clusters, others, generator):
+    "For each of some images, by its cluster, the index of one of `others` of the same cluster."
+    same = (clusters[:, None] == others).float()
+    return torch.multinomial(same, 1, generator=generator)[:, 0]
+
 # %% ../../nbs/objective/01_batches.ipynb #a04d13ee
 @dataclass(frozen=True)
 class Batches:
@@ -165,8 +170,8 @@ class Transplants:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 # %% ../../nbs/objective/01_batches.ipynb #a236cf76
-class TransplantImages(torch.utils.data.Dataset):
-    "The images of dealt batches."
+class _BothKinds(torch.utils.data.Dataset):
+    "Object and background-only images, and what they are called."
     def __init__(self,
         data: ImageSet,  # object and background-only images
         numbers: torch.Tensor | None = None,  # `(len(data),)` what messages call the images; None: by their place
@@ -174,6 +179,9 @@ class TransplantImages(torch.utils.data.Dataset):
         numbers = torch.arange(len(data)) if numbers is None else numbers
         self.objects, self.backgrounds = data.objects, data.backgrounds
         self.numbers = numbers[data.presence], numbers[~data.presence]
+
+class TransplantImages(_BothKinds):
+    "The images of dealt batches."
 
     def __getitem__(self,
         dealt: dict[str, torch.Tensor],  # as `Transplants` deals them
@@ -217,16 +225,8 @@ class Pairs:
         mine = slice(rank * n, (rank + 1) * n)
         return {"objects": objects[mine], "backgrounds": backgrounds[mine], "clusters": clusters[mine]}
 
-class PairImages(torch.utils.data.Dataset):
+class PairImages(_BothKinds):
     "The images of dealt pairs."
-    def __init__(self,
-        data: ImageSet,  # object and background-only images
-        numbers: torch.Tensor | None = None,  # `(len(data),)` what messages call the images; None: by their place
-    ):
-        self.objects, self.backgrounds = data.objects, data.backgrounds
-        numbers = torch.arange(len(data)) if numbers is None else numbers
-        self.numbers = numbers[data.presence], numbers[~data.presence]
-
     def __getitem__(self,
         dealt: dict[str, torch.Tensor],  # as `Pairs` deals them
     ) -> dict[str, torch.Tensor]:  # 'images', 'backgrounds' `(n, c, h, w)`; 'clusters' `(n,)`; 'index_…'

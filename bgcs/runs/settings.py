@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import yaml
 
-from ..data.checks import _made_folder, check_choice, check_whole, did_you_mean
+from ..data.checks import _flattened, _made_folder, check_choice, check_whole, did_you_mean
 from ..data.datasets import PUBLISHED, digits_on_textures, sprites_on_textures
 from ..data.files import ImageSetError
 from ..data.images import ImageSet, from_files, from_folders, from_globs, from_hdf5, from_table
@@ -399,7 +399,7 @@ class Settings:
         groups = {name: asdict(getattr(self, name)) for name in _SECTIONS}
         return {"preset": self.preset, "seed": self.seed, "data": data} | groups
 
-    def flat(self) -> dict[str, object]: "By dotted name."; return _flatten(self.nested())
+    def flat(self) -> dict[str, object]: "By dotted name."; return _flattened(self.nested())
 
     def to_yaml(self) -> str: "As text."; return yaml.safe_dump(self.nested(), sort_keys=False, allow_unicode=True)
 
@@ -410,13 +410,6 @@ class Settings:
         here, there = self.flat(), other.flat()
         keys = [key for key in {**here, **there} if key != "preset"]
         return {key: (here.get(key), there.get(key)) for key in keys if here.get(key) != there.get(key)}
-
-def _flatten(nested, prefix=""):
-    "Values of mappings of mappings, by dotted name."
-    flat = {}
-    for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 # %% ../../nbs/runs/00_settings.ipynb #e466d16d
 _RENAMED = {"schedule.epochs": "schedule.rounds"}  # names in files of earlier versions
@@ -430,7 +423,7 @@ def _read_yaml(path):
     if not isinstance(found, dict):
         came = _called(type(found))
         raise ValueError(f"{path} holds {came}; expected a mapping such as\nschedule:\n  steps: 600")
-    flat = _flatten({str(key): value for key, value in found.items()})
+    flat = _flattened({str(key): value for key, value in found.items()})
     return {_RENAMED.get(key, key): value for key, value in flat.items()}
 
 def _merged(layers):
@@ -439,7 +432,7 @@ def _merged(layers):
     for layer in layers:
         if isinstance(layer, str): layer = _preset(layer)
         if isinstance(layer, Path): layer = _read_yaml(layer)
-        layer = _flatten(layer)
+        layer = _flattened(layer)
         if layer.get("data.set", values.get("data.set")) != values.get("data.set"):
             values = {key: value for key, value in values.items() if not key.startswith("data.")}
         values |= layer

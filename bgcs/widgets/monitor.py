@@ -32,7 +32,7 @@ from IPython import get_ipython
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from ..data.checks import check_whole, listed
+from ..data.checks import _flattened, check_whole, listed
 from ..data.images import ImageSet, _true_masks
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
@@ -608,11 +608,10 @@ class _Panel(_Shown):
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de1a
 def _identity(trainer, segmenter, data, watched):
     "What must be the same for a history to go on, as it reads in JSON."
-    objective = {f"objective.{name}": value for name, value in segmenter.settings["objective"].items()}
-    flat = {name: value for name, value in segmenter.settings.items() if name != "objective"} | objective
     content = hashlib.sha256(np.ascontiguousarray(watched.images[:].numpy())).hexdigest()
     sizes = {"object images": len(data.objects), "background-only images": len(data.backgrounds)}
-    whole = flat | {"steps": int(trainer.estimated_stepping_batches)} | sizes | {"images watched": content[:16]}
+    whole = _flattened(segmenter.settings) | {"steps": int(trainer.estimated_stepping_batches)} | sizes
+    whole["images watched"] = content[:16]
     return json.loads(json.dumps(whole))
 
 def _differences(there, now):
