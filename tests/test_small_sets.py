@@ -20,6 +20,9 @@ from bgcs.data.files import ImageSetError
 from bgcs.data.images import _films_of, from_arrays, from_files, from_folders, from_globs, from_hdf5, from_table
 from bgcs.data.patches import cut_patches
 from bgcs.data.splits import exact_duplicates, held_out_images, split
+from bgcs.masks.criteria import hold_out
+from bgcs.masks.segment import Segmenter
+from bgcs.objective.batches import Batches, Transplants
 from bgcs.runs.cli import main
 from bgcs.runs.runs import load_run
 
@@ -314,3 +317,35 @@ def test_films_in_other_ways(way, tmp_path):
               "globs": lambda **o: from_globs(tmp_path, "with/*", "without/*", **o)}[way]
     assert len(set(opened(source="auto").source)) == 6
     with pytest.raises((ImageSetError, TypeError)): from_files(files, there, source="films")
+
+
+LONELY = {  # case: (clusters of 12 object images, of 12 background-only ones), what is said, target clusters that are left
+    "no object image": ((0, 1), (0, 1, 2), "Cluster 2 holds no object image: 4 background-only images are left out", [0, 1]),
+    "no background-only image": ((0, 1, 2), (0, 1), "Cluster 2 holds no background-only image: 4 object images are only moved", [0, 1]),
+    "one of each": ((0, 1), (0, 2), "Cluster 1 holds no background-only image: 6 object images are only moved", [0]),
+}
+
+
+@pytest.mark.parametrize("case", LONELY)
+def test_a_cluster_without_images_of_one_kind_is_told_of_and_the_rest_is_trained_on(case):
+    of_objects, of_backgrounds, said, left = LONELY[case]
+    data = from_arrays(np.stack(objects(12))[:, None], np.stack(even(12)())[:, None])
+    clusters = torch.tensor([of_objects[i % len(of_objects)] for i in range(12)]
+                            + [of_backgrounds[i % len(of_backgrounds)] for i in range(12)])
+    deal = Batches(per_cluster=2, n_real=4)
+    segmenter = Segmenter(base_width=4, depth=2)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        segmenter.fit(data, clusters, steps=4, rounds=2, batches=deal, held_out=None, progress=False)
+    assert said in "\n".join(str(word.message) for word in heard)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Transplants(clusters[:12], clusters[12:], deal).pairing.clusters == left
+    assert segmenter.predict(data.objects).isfinite().all()
+
+
+def test_held_out_images_of_a_cluster_without_object_images_are_not_judged_by():
+    data = from_arrays(np.stack(objects(12))[:, None], np.stack(even(12)())[:, None])
+    clusters = torch.tensor([0, 1] * 6 + [0, 1, 2] * 4)
+    with pytest.warns(UserWarning, match="Cluster 2 holds no object image"): held_out = hold_out(data, clusters)
+    assert set(held_out.targets.tolist()) == {0, 1} and len(held_out.backgrounds) == 8

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..data.checks import check_choice, check_whole, listed
 from ..data.images import ImageSet
-from ..objective.batches import Pairing, _check_clusters
+from ..objective.batches import Pairing, _check_clusters, _with_both
 from ..objective.blend import composite, harden, random_blobs, top_mean
 from ..objective.divergence import conditional_divergence, make_divergence
 from ..objective.features import Patches, Pixels
@@ -173,8 +173,9 @@ def hold_out(
     data, clusters = data.weak(), _check_clusters(clusters, len(data))
     check_whole("n", n, 1, "object images")
     _check_both_kinds(data.presence)
-    objects = (data.presence & (clusters >= 0)).nonzero().flatten()
-    backgrounds = (~data.presence & (clusters >= 0)).nonzero().flatten()
+    both = torch.tensor(_with_both(clusters[data.presence], clusters[~data.presence]))
+    objects = (data.presence & torch.isin(clusters, both)).nonzero().flatten()
+    backgrounds = (~data.presence & torch.isin(clusters, both)).nonzero().flatten()
     pairing = Pairing(clusters[objects], clusters[backgrounds])
     generator = torch.Generator().manual_seed(random_state)
     moved, onto, real = _deal(pairing, n, generator)

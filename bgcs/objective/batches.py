@@ -5,6 +5,7 @@
 # %% ../../nbs/objective/01_batches.ipynb #343512d6
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -29,19 +30,28 @@ def _check_clusters(
     raise ValueError(f"clusters have shape {shape}; {expected}")
 
 # %% ../../nbs/objective/01_batches.ipynb #7259a425
-def _check_members(
-    kind: str,  # 'object', 'background-only' or 'movable'
-    members: dict[int, torch.Tensor],  # indices of such images, by cluster
-) -> None:
-    "Refuse clusters that have no image of a kind."
-    empty = [str(k) for k, found in members.items() if not len(found)]
-    if not empty: return
-    if kind == "movable":
-        remedy = "so none can be moved there. Use other clusters, or images with more backgrounds."
-        raise ValueError(f"All object images are in cluster {empty[0]}, {remedy}")
-    if len(empty) == 1: raise ValueError(f"Cluster {empty[0]} holds no {kind} image. Use fewer clusters, or drop this.")
-    names = ", ".join(empty)
-    raise ValueError(f"Clusters {names} hold no {kind} image. Use fewer clusters, or drop these.")
+def _with_both(
+    object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure
+    background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
+) -> list[int]:  # sorted
+    "Clusters that have images of both kinds; the others are told of."
+    objects, backgrounds = (set(labels.tolist()) - {-1} for labels in (object_clusters, background_clusters))
+    if len(objects | backgrounds) < 2:
+        why = "composites would have no other background to go to, so the conditional divergence is undefined"
+        raise ValueError(f"All images are in one cluster: {why}. Use at least 2 clusters.")
+    if not objects & backgrounds:
+        raise ValueError("No cluster holds both object and background-only images, so nothing can be compared. "
+                         "Use fewer clusters, or a lower min_confidence")
+    _tell_of_lonely(backgrounds - objects, background_clusters, "object", "background-only images are left out")
+    _tell_of_lonely(objects - backgrounds, object_clusters, "background-only",
+                    "object images are only moved to other clusters")
+    return sorted(objects & backgrounds)
+
+def _tell_of_lonely(lonely, labels, lacking, so):
+    if not lonely: return
+    names, n = ", ".join(map(str, sorted(lonely))), sum(int((labels == k).sum()) for k in lonely)
+    holds = f"Cluster {names} holds" if len(lonely) == 1 else f"Clusters {names} hold"
+    warnings.warn(f"{holds} no {lacking} image: {n} {so}. Fewer clusters may use them all", stacklevel=4)
 
 def _draw(
     members: torch.Tensor,  # `(m,)` indices to choose from
@@ -59,17 +69,15 @@ class Pairing:
         object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure, only ever moved, never compared with
         background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
     ):
-        self.clusters = sorted((set(object_clusters.tolist()) | set(background_clusters.tolist())) - {-1})
-        if len(self.clusters) < 2:
-            why = "composites would have no other background to go to, so the conditional divergence is undefined"
-            raise ValueError(f"All images are in one cluster: {why}. Use at least 2 clusters.")
+        self.clusters = _with_both(object_clusters, background_clusters)
         self.object_clusters = object_clusters
         self.real = {k: _where(object_clusters == k) for k in self.clusters}
         self.movable = {k: _where(object_clusters != k) for k in self.clusters}
         self.backgrounds = {k: _where(background_clusters == k) for k in self.clusters}
-        _check_members("object", self.real)
-        _check_members("background-only", self.backgrounds)
-        _check_members("movable", self.movable)
+        for k, found in self.movable.items():
+            if len(found): continue
+            remedy = "so none can be moved there. Use other clusters, or images with more backgrounds."
+            raise ValueError(f"All object images are in cluster {k}, {remedy}")
 
     def deal(self,
         cluster: int,  # the target cluster
