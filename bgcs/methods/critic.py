@@ -81,13 +81,21 @@ class Adversarial(Method):
         self.net = nn.ModuleDict({"masks": masks, "critic": critic})
 
     def _loader(self, part, labels, numbers, per_epoch):
-        k = int(labels.max()) + 1
-        if self.settings["n_clusters"] != k:
-            self.settings["n_clusters"] = k
-            self._make()
+        self._take_clusters(int(labels.max()) + 1)
         batches = Batches(n_real=24)
         deal = Transplants(labels[part.presence], labels[~part.presence], batches, self.random_state)
         return loader_of(TransplantImages(part, numbers), deal, per_epoch, self)
+
+    def _take_clusters(self, k):
+        "Make another critic where there are as many clusters as it doesn't know; the network of the masks stays."
+        if self.settings["n_clusters"] == k: return
+        masks, self.settings["n_clusters"] = self.net["masks"], k
+        self._make()
+        self.net["masks"] = masks
+
+    def _start_from(self, start, normalization):
+        if type(start) is type(self) and start.settings["n_clusters"]: self._take_clusters(start.settings["n_clusters"])
+        super()._start_from(start, normalization)
 
     def optimizers(self, steps): return torch.optim.Adam(self.net.parameters(), 1e-3, betas=(0.5, 0.9))
 

@@ -23,7 +23,7 @@ from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import BackgroundClusterer
 from ..masks.criteria import Verdict, _verdict_in_words, _word_and_reasons
 from ..masks.evaluate import png_bytes
-from ..masks.segment import Segmenter
+from ..masks.method import load_method
 
 # %% auto #0
 __all__ = ['read_losses', 'plot_losses', 'data_uri', 'write_report']
@@ -195,9 +195,9 @@ def _read_clusters(path):
 
 def _read_card(path):
     "What the model says of itself: values, or groups of values in a line."
-    segmenter = Segmenter.load(path.parent)
-    card = segmenter.card_ or {}
-    if "verdict" in card: card = card | {"verdict": _verdict_in_words(segmenter.verdict_)}
+    model = load_method(path)
+    card = {"method": model.title} | (model.card_ or {})
+    if "verdict" in card: card = card | {"verdict": _verdict_in_words(model.verdict_)}
     return {name: _in_words(value) for name, value in card.items() if value is not None}
 
 def _in_words(value):
@@ -225,7 +225,7 @@ _PARTS = {  # part of the page: what it is made of, and how it is read
     "status": ("status.json", _read_dict), "description": ("description.txt", _read_text),
     "clusters": ("clusterer", _read_clusters), "criteria": ("criteria.json", _read_numbers),
     "verdict": ("verdict.json", _read_verdict), "metrics": ("metrics.json", _read_numbers),
-    "card": ("model/segmenter.safetensors", _read_card), "predictions": ("predictions", _read_predictions),
+    "card": ("model", _read_card), "predictions": ("predictions", _read_predictions),
 }
 
 def _read_run(

@@ -42,6 +42,7 @@ from ..objective.blend import harden, plot_composite_grid
 from ..masks.criteria import FOLDS, Verdict, _verdict, _verdict_in_words, compare, criteria, hold_out, judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
+from ..masks.method import Method, load_method, method_class
 from ..masks.segment import Segmenter
 from .report import _why_not_judged, data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, _PATHS, gather, load_images, settings_from
@@ -85,11 +86,11 @@ class Run:
         return BackgroundClusterer.load(self.folder / "clusterer")
 
     @cached_property
-    def segmenter(self) -> Segmenter:
-        "As it was trained, on the GPU where there is one and the run may use it."
+    def segmenter(self) -> Method:
+        "The model, of whatever method, as it was trained; on the GPU where there is one and the run may use it."
         if not (self.folder / "model").is_dir():
             raise FileNotFoundError(f"{self.folder} holds no model yet (it is {self.status['state']}); train it first")
-        return _on_device(Segmenter.load(self.folder / "model"), self.settings)
+        return _on_device(load_method(self.folder / "model"), self.settings)
 
     def evaluate(self,
         changes: dict[str, object] | None = None,  # other images, by settings of `data`: {"random_state": 5}; None: its own
@@ -396,12 +397,11 @@ def _train(
     clusters: torch.Tensor,  # `(len(parts.train),)` int64
     callbacks=(),  # further Lightning callbacks
     progress: bool = True,  # show a bar
-    start=None,  # a trained segmenter, whose weights training begins with
-) -> Segmenter:  # trained; `asked` says whether something stopped it
+    start=None,  # a trained model, whose weights training begins with
+) -> Method:  # trained; `asked` says whether something stopped it
     "Train, or go on with it."
     s, schedule = run.settings, run.settings.schedule
-    segmenter = Segmenter(parts.train.shape[0], **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
-                          average=schedule.average, objective=s.objective, random_state=s.seed)
+    segmenter, length = _untrained(s, parts.train.shape[0]), _length_of(s, parts, clusterer)
     loggers = _loggers(run.folder, schedule.save_every)
     if len(loggers) == 1: run.say("no log for TensorBoard: that needs pip install 'bgcs[logging]'")
     watching = [_Watch(run, parts.test.objects).callback()]
@@ -409,20 +409,34 @@ def _train(
         from bgcs.masks.refresh import RefreshClusters
         watching.append(RefreshClusters(clusterer))
     return segmenter.fit(
-        parts.train, clusters, schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters)),
-        schedule.rounds, batches=schedule.batches, clusterer=clusterer, start=start,
+        parts.train, clusters, rounds=schedule.rounds, **length, clusterer=clusterer, start=start,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
-        logger=loggers, **asdict(s.trainer))
+        logger=loggers, **{key: value for key, value in asdict(s.trainer).items() if key != "compile"})
+
+def _untrained(settings, channels):
+    "A model of the method that settings name."
+    s, schedule, chosen = settings, settings.schedule, settings.method
+    if not chosen.own: return method_class(chosen.name)(channels=channels, random_state=s.seed, **chosen.options)
+    return Segmenter(channels, **asdict(s.network), lr=schedule.lr, schedule=schedule.lr_schedule,
+                     average=schedule.average, objective=s.objective, random_state=s.seed)
+
+def _length_of(settings, parts, clusterer):
+    "How long training is, and what batches hold, as `fit` of the method takes it."
+    schedule, chosen = settings.schedule, settings.method
+    if not chosen.own: return {"steps": chosen.steps}
+    steps = schedule.steps_for(int(parts.train.presence.sum()), len(clusterer.edits_.clusters))
+    return {"steps": steps, "batches": schedule.batches, "compile": settings.trainer.compile}
 
 # %% ../../nbs/runs/02_runs.ipynb #9527517f
 def _write_training(
     run: Run,
-    segmenter: Segmenter,  # trained, perhaps not to the end
+    segmenter: Method,  # trained, perhaps not to the end
 ) -> None:
-    "Write the model, and curves of its training."
+    "Write the model, and curves of its training, where it took steps."
     segmenter.save(run.folder / "model")
-    run.write("figures/losses.png", plot_losses(read_losses(run.folder / "logs" / "metrics.csv")))
+    if segmenter.default_steps is not None:
+        run.write("figures/losses.png", plot_losses(read_losses(run.folder / "logs" / "metrics.csv")))
     run.write("figures/scores.png", segmenter.plot_history())
     run.write("logs/scores.csv", pd.DataFrame(segmenter.history_).to_csv(index=False))
 
@@ -430,7 +444,7 @@ def _write_results(
     run: Run,
     parts: Splits,  # images to be judged by
     clusterer: BackgroundClusterer,
-    segmenter: Segmenter,  # trained
+    segmenter: Method,  # trained
 ) -> dict[str, float]:  # criteria and metrics
     "Write criteria, the verdict, metrics and pictures of the masks."
     test, found, segmenter = parts.test.objects, {}, _on_device(segmenter, run.settings)

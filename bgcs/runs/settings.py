@@ -30,11 +30,12 @@ from ..backgrounds.encoders import ENCODERS
 from ..objective.batches import Batches
 from ..objective.terms import Objective
 from ..masks.predict import _allow_pixels, _check_max_pixels, _speak_of_max_pixels
+from ..masks.method import METHODS, method_class
 from ..masks.segment import _SCHEDULES
 
 # %% auto #0
-__all__ = ['SETS', 'PRESETS', 'set_options', 'Data', 'load_images', 'Clusters', 'Network', 'Schedule', 'Trainer', 'Settings',
-           'settings_from', 'presets', 'gather']
+__all__ = ['SETS', 'PRESETS', 'set_options', 'Data', 'load_images', 'Clusters', 'Network', 'Schedule', 'method_options',
+           'MethodChoice', 'Trainer', 'Settings', 'settings_from', 'presets', 'gather']
 
 # %% ../../nbs/runs/00_settings.ipynb #75b5ace5
 def _as_typed(
@@ -327,6 +328,49 @@ class Schedule:
         batch = self.batches.targets_of(n_clusters) * (each + self.n_real)
         return self.steps or max(1, math.ceil(self.passes * n_objects / batch))
 
+# %% ../../nbs/runs/00_settings.ipynb #12bf696b
+_SET_BY_RUNS = ("channels", "random_state", "n_clusters")
+
+def method_options(
+    name: str,  # a key of `bgcs.masks.method.METHODS`
+) -> dict[str, tuple]:  # by option: its type and its default; empty for the library's own, which has groups of its own
+    "What `method` may say beside its name and steps."
+    if name == MethodChoice.name: return {}
+    return {key: found for key, found in _parameters(method_class(name)).items() if key not in _SET_BY_RUNS}
+
+@dataclass(frozen=True)
+class MethodChoice:
+    "Which method learns."
+    name: str = "divergence"  # a key of `bgcs.masks.method.METHODS`; `bgcs methods` lists them
+    steps: int | None = None  # of another than the library's own, see `schedule` of that; null: as it usually takes
+    options: dict = field(default_factory=dict)  # what its class takes, see `method_options`
+
+    def __post_init__(self):
+        check_choice("method.name", self.name, METHODS)
+        known = method_options(self.name)
+        for option in self.options:
+            if option in known: continue
+            takes, near = ", ".join(known) or "none: see network, objective and schedule", did_you_mean(option, known)
+            raise ValueError(f"method.{option} is no setting of {self.name}{near}; it takes {takes}")
+        typed = {key: _as_typed(f"method.{key}", value, known[key][0]) for key, value in self.options.items()}
+        object.__setattr__(self, "options", typed)
+        if not self.own: self._check(method_class(self.name))
+
+    def _check(self, cls):
+        if not cls.needs <= {"presence", "backgrounds"}:
+            needs = " and ".join(sorted(cls.needs))
+            raise ValueError(f"method.name={self.name} needs {needs}, which a run doesn't give. Use it in Python")
+        try: cls(random_state=0, **self.options)  # refuses what can't be
+        except ValueError as error: raise ValueError(f"method.{error}") from None
+        if self.steps is None: return
+        check_whole("method.steps", self.steps, 1)
+        if cls.default_steps is None:
+            raise ValueError(f"method.steps={self.steps}; {self.name} learns at once, so leave it out")
+
+    @property
+    def own(self) -> bool: "Whether it is the library's own."; return self.name == MethodChoice.name
+
+
 # %% ../../nbs/runs/00_settings.ipynb #1dd51385
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -372,6 +416,7 @@ _NO_DEVICE = "Say trainer.accelerator=auto, or install PyTorch for your device: 
 
 # %% ../../nbs/runs/00_settings.ipynb #96cffa41
 _SECTIONS = {"clusters": Clusters, "network": Network, "objective": Objective, "schedule": Schedule, "trainer": Trainer}
+_OURS_ALONE = {"clusters.assign": "mask", "trainer.compile": True}  # what other methods can't do
 
 @dataclass(frozen=True)
 class Settings:
@@ -382,22 +427,33 @@ class Settings:
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()
+    method: MethodChoice = MethodChoice()
     seed: int = 0  # of weights, clusters and batches; that of what is drawn for the images is `data.random_state`
     preset: str | None = None  # where the settings began
 
     def __post_init__(self):
         check_whole("seed", self.seed, 0)
+        self._check_method()
         k, targets = self.clusters.n_clusters, self.schedule.target_clusters
         if targets and k != "auto" and targets > k:
             both = f"schedule.target_clusters={targets}, and there are clusters.n_clusters={k}"
             raise ValueError(f"{both}; expected at most {k}, or null for as many as suit")
+
+    def _check_method(self):
+        if self.method.own: return
+        for key, value in _OURS_ALONE.items():
+            section, _, name = key.partition(".")
+            if getattr(getattr(self, section), name) != value: continue
+            name = self.method.name
+            raise ValueError(f"{key}={value} is for method.name=divergence, and this is {name}; leave it out")
 
     def nested(self) -> dict:
         "Mappings of plain values, as in YAML."
         data = {"set": self.data.set}
         for name, value in self.data.options.items(): data[name] = list(value) if isinstance(value, tuple) else value
         groups = {name: asdict(getattr(self, name)) for name in _SECTIONS}
-        return {"preset": self.preset, "seed": self.seed, "data": data} | groups
+        method = {"name": self.method.name, "steps": self.method.steps, **self.method.options}
+        return {"preset": self.preset, "seed": self.seed, "data": data, "method": method} | groups
 
     def flat(self) -> dict[str, object]: "By dotted name."; return _flattened(self.nested())
 
@@ -427,14 +483,15 @@ def _read_yaml(path):
     return {_RENAMED.get(key, key): value for key, value in flat.items()}
 
 def _merged(layers):
-    "Values by dotted name, later layers over earlier ones; options of other images fall away."
+    "Values by dotted name, later layers over earlier ones; options of other images and other methods fall away."
     values = {}
     for layer in layers:
         if isinstance(layer, str): layer = _preset(layer)
         if isinstance(layer, Path): layer = _read_yaml(layer)
         layer = _flattened(layer)
-        if layer.get("data.set", values.get("data.set")) != values.get("data.set"):
-            values = {key: value for key, value in values.items() if not key.startswith("data.")}
+        for group, key in (("data.", "data.set"), ("method.", "method.name")):
+            if layer.get(key, values.get(key)) == values.get(key): continue
+            values = {key: value for key, value in values.items() if not key.startswith(group)}
         values |= layer
     return values
 
@@ -449,13 +506,18 @@ def settings_from(
     data = Data(_as_typed("data.set", options.pop("set", None), str | None), options)
     sections = {name: _section(name, _section_of(values, name)) for name in _SECTIONS}
     seed = _as_typed("seed", values.get("seed", 0), int)
+    sections["method"] = _chosen_method(_section_of(values, "method"))
     return Settings(data, **sections, seed=seed, preset=_as_typed("preset", values.get("preset"), str | None))
 
+def _chosen_method(values):
+    name = _as_typed("method.name", values.pop("name", "divergence"), str)
+    return MethodChoice(name, _as_typed("method.steps", values.pop("steps", None), int | None), values)
+
 def _check_known(values):
-    known = ["seed", "preset", "data.set"]
+    known = ["seed", "preset", "data.set", "method.name"]
     for name, section in _SECTIONS.items(): known += [f"{name}.{f.name}" for f in fields(section)]
     for key in values:
-        if key in known or key.startswith("data."): continue
+        if key in known or key.startswith(("data.", "method.")): continue
         if key in _RENAMED: raise ValueError(f"{key!r} is now called {_RENAMED[key]!r}")
         near = did_you_mean(key, known)
         raise ValueError(f"there is no setting {key!r}{near}; `bgcs presets quick` lists all of them")
@@ -624,7 +686,7 @@ def presets(
     if name is None: return pd.DataFrame.from_dict({each: _row(each) for each in PRESETS}, orient="index")
     given = _preset(name)
     sources = _default_sources(given.get("data.set")) | PRESETS[name]
-    groups = ["seed", "data", *_SECTIONS]
+    groups = ["seed", "data", "method", *_SECTIONS]
     order = sorted(sources, key=lambda key: (groups.index(key.split(".")[0]), key != "data.set"))
     index = pd.Index(order, name="setting")
     return pd.DataFrame([sources[key] for key in order], index, columns=["value", "source"], dtype=object)
@@ -640,7 +702,7 @@ def _row(name):
 
 def _default_sources(set_name):
     "Defaults of all settings, as rows of a preset."
-    found = {"seed": 0}
+    found = {"seed": 0, "method.name": MethodChoice.name, "method.steps": MethodChoice.steps}
     for section, cls in _SECTIONS.items(): found |= {f"{section}.{f.name}": f.default for f in fields(cls)}
     if set_name: found |= {f"data.{option}": default for option, default in _defaults(set_name).items()}
     return {key: (value, "the library's default") for key, value in found.items()}

@@ -23,7 +23,7 @@ from ..objective.blend import composite, composite_grid, harden
 from ..objective.divergence import make_divergence
 from ..masks.criteria import predict_masks
 from ..masks.evaluate import png_bytes
-from ..masks.segment import Segmenter
+from ..masks.method import Method
 from .shared import _sheets_figure, _still_of, _WithStill, asset, picture_grid, picture_png
 
 # %% auto #0
@@ -55,7 +55,7 @@ def _distance_to(real, draw):
 class _Composites:
     "Composites of a set's object images, made when they are asked for."
     def __init__(self,
-        masks,  # a trained `Segmenter`, another model (see `predict_masks`), or masks `(n, 1, h, w)` in [0, 1] of the object images
+        masks,  # a trained `Method`, another model (see `predict_masks`), or masks `(n, 1, h, w)` of the object images
         data: ImageSet,  # object and background-only images
         clusters,  # a fitted `BackgroundClusterer`, or the cluster of every image `(len(data),)`
     ):
@@ -75,8 +75,8 @@ class _Composites:
 
     @property
     def ready(self) -> bool:
-        "There are masks: a segmenter gives some once it is trained."
-        return not isinstance(self.model, Segmenter) or self.model.normalization_ is not None
+        "There are masks: a method gives some once it is trained."
+        return not isinstance(self.model, Method) or self.model.normalization_ is not None
 
     def forget(self) -> None:
         "Predict masks anew, since the model has learnt."

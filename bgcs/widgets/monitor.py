@@ -38,7 +38,7 @@ from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from ..training.learner import Stopped
 from ..masks.criteria import Verdict, _last_best, _word_and_reasons, mask_iou
-from ..masks.segment import Segmenter
+from ..masks.method import Method
 from .shared import COLOURS, _still_of, _WithStill, _wrapped, asset, picture_png
 
 # %% auto #0
@@ -357,7 +357,7 @@ class _Watched:
         return "images, masks" if self.images.masks is None else "images, masks, true masks"
 
     def picture(self,
-        segmenter: Segmenter,  # in training
+        segmenter: Method,  # in training
     ) -> tuple[bytes, float | None]:  # PNG; mean IoU, where there are true masks
         "The images with their masks now."
         masks, truth = segmenter.predict(self.images), self.images.masks
@@ -379,9 +379,9 @@ def _some_of(
 
 def _check_watched(
     images: ImageSet,
-    segmenter: Segmenter,  # that is to be trained
+    segmenter: Method,  # that is to be trained
 ) -> None:
-    "Images to watch must be such as the segmenter takes."
+    "Images to watch must be such as the method takes."
     there, wanted = images.shape[0], segmenter.settings["channels"]
     like = "Give images like those trained on, or none: then some of those are watched"
     if wanted not in (None, there):
@@ -759,8 +759,11 @@ class _Recorder(_Keeper):
         self._renew()
 
     def on_judged(self, segmenter):
-        "`Segmenter.fit` has chosen weights and a threshold, and judged the masks where it could."
+        "`Method.fit` has chosen weights and a threshold, and judged the masks where it could."
         if rank_zero_only.rank: return
+        if segmenter.default_steps is None:
+            kind = type(segmenter).__name__
+            return self._tell(empty=f"A {kind} learns at once: there was no training to watch.")
         verdict = segmenter.verdict_
         self.history.verdict = {} if verdict is None else verdict.to_dict()
         if self.history: self._write()
@@ -781,8 +784,10 @@ class _Callback(_Recorder, L.Callback):
 
     def _check(self, segmenter):
         kind = type(segmenter).__name__
-        if not isinstance(segmenter, Segmenter):
-            raise TypeError(f"a TrainingMonitor watches the training of a Segmenter; this is a {kind}")
+        if not isinstance(segmenter, Method):
+            raise TypeError(f"a TrainingMonitor watches the training of a Segmenter or another Method; this is a {kind}")
+        if segmenter.default_steps is None:
+            raise ValueError(f"a {kind} learns at once, so there is no training to watch; call its fit")
         if self.images is not None: _check_watched(self.images, segmenter)
 
     def state_dict(self): return {"steps": self.step}
@@ -899,13 +904,13 @@ def _is_many(settings):
 # %% ../../nbs/widgets/05_monitor.ipynb #a1c0de29
 class _InBackground(_Callback):
     "Trains in the background."
-    result_: Segmenter | None = None  # what `fit` trained
+    result_: Method | None = None  # what `fit` trained
 
     def fit(self,
-        segmenter: Segmenter,  # to be trained; leave it alone until training has ended
-        data: ImageSet,  # as for `Segmenter.fit`
-        clusters: torch.Tensor | None = None,  # as for `Segmenter.fit`
-        **settings,  # of `Segmenter.fit`
+        segmenter: Method,  # to be trained; leave it alone until training has ended
+        data: ImageSet,  # as for its `fit`
+        clusters: torch.Tensor | None = None,  # as for its `fit`
+        **settings,  # of its `fit`
     ) -> None:
         "Train in a thread of its own. Returns at once and shows the view; `wait` gives the result or raises the error."
         if self._fitting:
@@ -939,7 +944,7 @@ class _InBackground(_Callback):
 
     def wait(self,
         timeout: float | None = None,  # seconds, after which TimeoutError; training goes on
-    ) -> Segmenter:  # trained
+    ) -> Method:  # trained
         "Wait for `fit` to end. An interrupt (Ctrl-C, ■) ends training after the present step, as in `Segmenter.fit`."
         if self._thread is None: raise ValueError("nothing to wait for: training was not begun by monitor.fit")
         if not self._thread.wait(timeout, interrupted=self._flags.stopping.set):
