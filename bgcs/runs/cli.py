@@ -156,6 +156,32 @@ def _predict(options):
     return 0
 
 def _compare(options):
+    "Rank runs, or train several methods and rank them."
+    named = [word for word in options.words if "=" not in word]
+    if options.methods: return _compare_methods(options)
+    own = "objects", "backgrounds", "masks", "minutes"
+    given = [f"--{name}" for name in own if getattr(options, name) is not None]
+    given += [word for word in options.words if "=" in word]
+    if given: raise ValueError(f"{given[0]} is for a comparison of methods: say --methods all, or run folders alone")
+    if not named: raise ValueError("nothing to compare: name two run folders, or say --methods all and your images")
+    options.run_folders = named
+    return _compare_runs(options)
+
+def _compare_methods(options):
+    "Train each method on the same images."
+    from bgcs.runs.compare import compare_methods
+    from bgcs.runs.settings import settings_from
+    if options.data: raise ValueError("--data is for run folders; with --methods say KEY=VALUE, such as data.resize=64")
+    options.preset = options.config = None
+    out = Path(options.out or Path("runs") / f"methods-{_now()}")
+    options.folder = out
+    names = None if options.methods == "all" else [name for name in options.methods.split(",") if name]
+    minutes = {} if options.minutes is None else {"minutes": options.minutes}
+    found = compare_methods(settings_from(_asked(options)), out, names, **minutes)
+    print(f"\n{found}")
+    return 0
+
+def _compare_runs(options):
     "Rank runs."
     from bgcs.data.checks import _made_folder
     from bgcs.masks.criteria import _verdict, plot_comparison
@@ -252,7 +278,13 @@ def _takes_start(parser):
                         help="begin with the weights of another run, such as to train it longer or on more images")
 
 def _takes_runs(parser):
-    parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, two or more")
+    add = parser.add_argument
+    add("words", nargs="*", metavar="RUN", help="run folders, two or more; with --methods a preset and KEY=VALUE")
+    add("--methods", metavar="all|NAME,NAME", help="train these methods on the same images, see `bgcs methods`")
+    for name, what in (("objects", "your images that show the object"), ("backgrounds", "your images that don't"),
+                       ("masks", "true masks, to measure with at the end; training never sees them")):
+        add(f"--{name}", metavar="FOLDER", help=f"with --methods: {what}")
+    add("--minutes", type=float, metavar="N", help="with --methods: of training, all together (default: 8)")
 
 def _takes_trials(parser):
     add = parser.add_argument
@@ -406,8 +438,9 @@ _COMMANDS = {
     "predict": _Command("write masks of images of any size",
                         "bgcs predict RUN survey1.png more_surveys/ --out masks",
                         _predict, (_takes_run, _takes_images, _takes_reading, _takes_tiling, _takes_writing)),
-    "compare": _Command("rank runs by criteria that need no masks",
-                        "bgcs compare RUN1 RUN2 RUN3", _compare, (_takes_other_images, _takes_runs)),
+    "compare": _Command("rank runs by criteria that need no masks, or train every method and rank them",
+                        "bgcs compare RUN1 RUN2 RUN3\n  bgcs compare --methods all --objects A --backgrounds B",
+                        _compare, (_takes_other_images, _takes_runs)),
     "sweep": _Command("try ranges of settings, and rank the runs without masks",
                       _SWEEP, _sweep, (_takes_settings, _takes_folder, _takes_trials)),
     "notebook": _Command("run a notebook into a new run folder",

@@ -393,14 +393,16 @@ def write_report(
     replace_file(folder / "report.html", _page(folder).encode(errors="replace"))
     return folder / "report.html"
 
+def _file(name): return (resources.files("bgcs.runs") / name).read_text(encoding="utf-8")
+
 def _page(folder):
     "The page of a run, as text."
     found = _read_run(folder)
     title, subtitle = _titles(folder, found)
     others = [name for name in found["pictures"] if name not in _PICTURES]
-    template = (resources.files("bgcs.runs") / "report.html.j2").read_text(encoding="utf-8")
+    style, template = (_file(name) for name in ("page.css", "report.html.j2"))
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(template).render(
-        found, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
+        found, style=style, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
         verdict=_verdict_shown(folder, found), onwards=list(_onwards(folder, found)), others=others,
         captions=_PICTURES, reading=_READING, measures=_MEASURES, missing=_MISSING, number=_number)
