@@ -164,7 +164,7 @@ def _plot_agreement(table):
     return fig
 
 # %% ../../nbs/runs/06_compare.ipynb #fdad5272
-_SHOWN = ("title", "needs", *_SHORT[:3], "separation", *_SHORT[3:4], "paste_iou", *_SHORT[5:], "steps", "minutes")
+_SHOWN = ("needs", *_SHORT[:3], "separation", *_SHORT[3:4], *_SHORT[5:], "steps", "minutes")
 
 def _page_of(found, truth):
     "The page, as text."
@@ -174,12 +174,11 @@ def _page_of(found, truth):
     onwards = []
     if best:
         run = found.folder / best
-        onwards = [
-            ("Masks of other images, of any size:", f"bgcs predict {run} IMAGES --out FOLDER"),
-            ("Train it longer from where it is:", f"bgcs train --from {run} --config {run}/settings.yaml --folder LONGER"),
-        ]
+        onwards = [("Masks of other images, of any size:", f"bgcs predict {run} IMAGES --out FOLDER")]
+        again = f"bgcs train --from {run} --config {run}/settings.yaml --folder LONGER"
+        if table.loc[best, "steps"] != "–": onwards.append(("Train it longer from where it is:", again))
     columns = [name for name in _SHOWN if name in table]
-    numbers = [name for name in columns if pd.api.types.is_numeric_dtype(table[name])]
+    numbers = [name for name in columns if pd.api.types.is_float_dtype(table[name])]
     style, template = (_file(name) for name in ("page.css", "comparison.html.j2"))
     made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pictures = {name: data_uri(found.folder / f"{name}.png") for name in ("masks", "agreement")}
@@ -210,7 +209,7 @@ def _row_of(run):
     method, s = run.segmenter, run.settings
     steps = s.schedule.steps if s.method.own else s.method.steps
     return {
-        "title": method.title, "needs": " and ".join(sorted(method.needs)), "steps": steps or 0,
+        "title": method.title, "needs": " and ".join(sorted(method.needs)), "steps": steps or "–",
         "parameters": sum(value.numel() for value in method._kept.state_dict().values()),
         "minutes": run.status.get("seconds", {}).get("training", 0) / 60,
     }
