@@ -183,6 +183,7 @@ LAYOUTS = {  # what writes it; what the masks mark, as shares, or what is refuse
     "im_mask": (suffixed("im{k}_mask.png"), SHARES, None),
     "im-seg": (suffixed("im{k}-seg.png"), SHARES, None),
     "im.GT": (suffixed("im{k}.GT.png"), SHARES, None),
+    "im_L": (suffixed("im{k}_L.png"), SHARES, None),
     "mask_im": (suffixed("mask_im{k}.png"), SHARES, None),
     "im_ground_truth": (suffixed("im{k}_ground_truth.png"), SHARES, None),
     "im_mask_1, im_mask_2": (suffixed("im{k}_mask_{part}.png", 2), SHARES, None),
@@ -286,6 +287,9 @@ def test_images_of_like_names_stay_images(tmp_path):
 def soft(k): return np.clip(255 * (8.5 + k - np.hypot(*np.mgrid[-24:24, -28:28])), 0, 255).astype(np.uint8)
 
 
+def trimap(k): return np.where(RINGS[k], 128, 255 * DISCS[k]).astype(np.uint8)
+
+
 def rgba(colour, alpha): return np.dstack([np.asarray(colour, np.uint8)] * 3 + [np.asarray(alpha, np.uint8)])
 
 
@@ -385,6 +389,10 @@ VALUES = {  # writes masks; options; share that is wrong, at most, or what is re
     "-1 beside 1": (arrays(lambda k: with_void(k, 9).astype(int) - 10 * (with_void(k, 9) == 9)), {}, 0, "Masks hold -1 beside 1", True),
     "255 beside 1, ignored": (each(".png", with_void), {"mask_ignore": [255]}, 0, None, True),
     "255 beside 1, as one number": (each(".png", with_void), {"mask_ignore": 255}, 0, None, True),
+    "a trimap": (each(".png", lambda k: trimap(k)), {}, 0, "Masks hold 128 beside 255: such pixels are left out", True),
+    "classes of 1 about 2": (each(".png", lambda k: trimap(k) // 127), {}, None, None, False),
+    "a trimap, 128 is object": (each(".png", lambda k: trimap(k)), {"mask_labels": [128, 255]}, None, None, False),
+    "classes of 128 and 255": (each(".png", lambda k: (DISCS[k] * np.where(np.mgrid[:H, :W][1] < W // 2, 128, 255)).astype(np.uint8)), {}, 0, None, False),
     "7 doesn't count": (each(".png", lambda k: with_void(k, 7)), {"mask_ignore": [7]}, 0, None, True),
     "255 beside 1, both object": (each(".png", with_void), {"mask_labels": [1, 255]}, None, None, False),
     "255 beside 1, as background": (each(".png", with_void), {"mask_labels": [1], "mask_ignore": []}, 0, None, False),

@@ -149,6 +149,20 @@ def _not_counted(
     beside = [len({v for v in some if v > 0}) > 1 for some in held if high in some]  # not the only label of its mask
     return (*negative, high) if sum(beside) > len(beside) / 2 else negative
 
+def _touching(raster, a, b):
+    "How many pixels of one value lie beside or above one of another."
+    pairs = (raster[:, 1:], raster[:, :-1]), (raster[..., 1:], raster[..., :-1])
+    return sum(int(((x == a) & (y == b) | (x == b) & (y == a)).sum()) for x, y in pairs)
+
+def _unknown(rasters):
+    "The grey of masks in black, grey and white, where it always lies between the others, as in a trimap."
+    values = sorted(set().union(*map(_values_of, rasters)))
+    if len(values) != 3 or values[0] or values[2] not in (255, 65535): return ()
+    _, half, full = values
+    if not 0.45 < half / full < 0.55: return ()
+    apart = sum(_touching(raster, 0, full) for raster in rasters)
+    return (half,) if apart < 0.05 * sum(_touching(raster, half, full) for raster in rasters) else ()
+
 def _check_told_apart(levels, named):
     "Values that are named must lie so far apart that loss leaves them different."
     close = [(a, b) for a, b in zip(levels, levels[1:]) if b - a < 32]
@@ -195,7 +209,8 @@ def _understand(
     soft = labels is None and not ignore and sum(map(_is_soft, clean)) > len(clean) / 2
     if ignore is None:
         held = [] if soft else list(map(_values_of, clean))
-        ignore = tuple(v for v in _not_counted(held) if v not in (labels or ()))
+        custom = _not_counted(held) + (() if soft else _unknown(clean))
+        ignore = tuple(v for v in custom if v not in (labels or ()))
         if ignore: _said_of(ignore, sorted(set().union(*held)))
     high = max((raster.max(initial=0).item() for raster in (clean if soft else lossy)), default=255)
     levels = tuple(sorted({0, high or 255, *(labels or ()), *ignore}))
@@ -327,6 +342,7 @@ class _Name:
         bare = _without(_MASK_WORDS, self.words)
         first = next((i for i, word in enumerate(self.words) if _MASK_WORDS.fullmatch(word)), len(self.words))
         names = [self.stem, self.words, bare, self.words[:first]]
+        if self.stem.endswith("_L"): names.append(self.words[:-1])  # labels, in CamVid
         if bare and bare[-1].isdigit(): names.append(bare[:-1])
         found = [(self.folders[passed:], name) for name in dict.fromkeys(names)]
         if not passed: found = [(self.all_folders, name) for name in dict.fromkeys(names)] + found
