@@ -50,7 +50,7 @@ class Prompt:
 
     def __post_init__(self):
         points, labels = len(self.points), len(self.point_labels)
-        if points != labels: raise ValueError(f"a prompt has {points} points and {labels} labels; expected one for each")
+        if points != labels: raise ValueError(f"a prompt has {points} points and {labels} labels; expected as many")
         if self.box is None and not points: raise ValueError("a prompt points nowhere; expected a box or points")
 
 # %% ../../nbs/methods/05_sam.ipynb #327fd6b2
@@ -188,6 +188,10 @@ _WHY = {
     "uncertain": "the answers contradict each other",
 }
 
+def _by_reason(left_out):
+    "Numbers of images that are left out, for each reason there is."
+    return {why: [i for i, w in left_out.items() if w == why] for why in _WHY if why in left_out.values()}
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Refined:
     "Masks that were refined, and how sure they are."
@@ -208,11 +212,8 @@ class Refined:
 
     def __repr__(self):
         n, left = int(self.asked.sum()), len(self.left_out)
-        why = [f"{k}: {listed(i for i, w in self.left_out.items() if w == k)}" for k in _WHY if k in self._reasons]
-        return f"Refined: {n} object images, {left} left out" + "".join(f"; {line}" for line in why)
-
-    @property
-    def _reasons(self): return {*self.left_out.values()}
+        why = [f"; {reason}: " + listed(numbers) for reason, numbers in _by_reason(self.left_out).items()]
+        return f"Refined: {n} object images, {left} left out" + "".join(why)
 
     def __getitem__(self,
         index: torch.Tensor,  # numbers of images
@@ -226,7 +227,7 @@ class Refined:
     ) -> dict[int, torch.Tensor]:  # `(h, w)` uint8 by number: 1 object, 0 not, 2 doesn't count
         "Masks of object images that are kept, as `fit(masks=…)` takes them; unsure pixels don't count."
         numbers = range(len(self)) if numbers is None else list(numbers)
-        if len(numbers) != len(self): raise ValueError(f"{len(numbers)} numbers of {len(self)} images; expected as many")
+        if len(numbers) != len(self): raise ValueError(f"{len(numbers)} numbers of {len(self)} images")
         unsure, hard = unsure_pixels(self.masks), (self.masks >= 0.5).to(torch.uint8)
         marked = torch.where(unsure, torch.full_like(hard, 2), hard)[:, 0]
         return {int(numbers[i]): marked[i] for i in (self.asked & self.kept).nonzero().flatten().tolist()}
@@ -288,7 +289,8 @@ def _check_refine(masks, images, boxes, scribbles, copies, points):
     "Refuse what can't be refined, before anyone is asked."
     from bgcs.objective.labels import Labels
 
-    if images.ndim != 4: raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, c, h, w)")
+    came = tuple(images.shape)
+    if images.ndim != 4: raise ValueError(f"images have shape {came}; expected (n, c, h, w)")
     expected = len(images), 1, *images.shape[2:]
     if masks is None and not boxes and not scribbles:
         raise ValueError("nothing points at an object: give masks, boxes or scribbles")
@@ -338,8 +340,8 @@ def _iou(one, other): return float((one & other).sum()) / max(1, int((one | othe
 def _tell(refined, names):
     if not refined.left_out: return
     n, all_ = len(refined.left_out), int(refined.asked.sum())
-    of = {why: [names[i] for i, w in refined.left_out.items() if w == why] for why in _WHY}
-    lines = [f"{_WHY[why]} in {len(images)} ({listed(images)})" for why, images in of.items() if images]
+    of = {why: [names[i] for i in numbers] for why, numbers in _by_reason(refined.left_out).items()}
+    lines = [_WHY[why] + f" in {len(images)} (" + listed(images) + ")" for why, images in of.items()]
     warnings.warn(f"{n} of {all_} object images are left out: " + "; ".join(lines), stacklevel=3)
 
 # %% ../../nbs/methods/05_sam.ipynb #0222c914
@@ -385,8 +387,8 @@ class RandomWalkerPredictor:
 
 # %% ../../nbs/methods/05_sam.ipynb #923e5d36
 _ADVICE = (
-    "expected a folder that holds config.json, the processor's settings and model.safetensors of a SAM of Hugging Face, "
-    "such as facebook/sam-vit-base; it is never downloaded from here"
+    "expected a folder that holds config.json, the processor's settings and model.safetensors of a SAM of "
+    "Hugging Face, such as facebook/sam-vit-base; it is never downloaded from here"
 )
 
 def _check_sam(folder):
@@ -395,7 +397,8 @@ def _check_sam(folder):
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is no folder; {_ADVICE}")
     try: kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} holds no model that can be read ({type(error).__name__}: {error}); {_ADVICE}") from None
+        why = type(error).__name__
+        raise ValueError(f"{folder} holds no model that can be read ({why}: {error}); {_ADVICE}") from None
     if kind != "sam": raise ValueError(f"{folder} holds a model of the kind {kind!r}, not 'sam'; {_ADVICE}")
     if any(folder.glob("*.safetensors")): return folder
     pickled = [path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}")]
@@ -420,10 +423,10 @@ def _load_sam(folder):
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             said = str(error).split("\n")[0]
             raise ValueError(f"{folder} holds no SAM that can be loaded ({said}); {_ADVICE}") from None
-    missing = sorted(found["missing_keys"])
-    if missing: raise ValueError(f"{folder} lacks weights, such as {listed(missing, 2)}; {_ADVICE}")
-    bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    if bad: raise ValueError(f"{folder} holds NaN or infinity in {listed(bad, 2)}; {_ADVICE}")
+    missing = listed(sorted(found["missing_keys"]), 2)
+    if missing: raise ValueError(f"{folder} lacks weights, such as {missing}; {_ADVICE}")
+    bad = listed((name for name, value in model.state_dict().items() if not value.isfinite().all()), 2)
+    if bad: raise ValueError(f"{folder} holds NaN or infinity in {bad}; {_ADVICE}")
     return model.float().eval().requires_grad_(False), processor
 
 @contextmanager
@@ -448,7 +451,7 @@ class SamPredictor:
         model, self.processor = _load_sam(self.folder)
         self.model, self._seen = model.to(self.device), (None, None)
 
-    def __repr__(self): return f"SamPredictor({str(self.folder)!r})"
+    def __repr__(self): return f"SamPredictor({self.folder})"
 
     @torch.no_grad()
     def __call__(self,
@@ -519,6 +522,7 @@ class _RefinedImages(PairImages):
         i = dealt["objects"]
         return super().__getitem__(dealt) | {"targets": self.masks[i], "weights": self.weights[i]}
 
+# %% ../../nbs/methods/05_sam.ipynb #f331760e
 class Refinement(Method):
     "A network trained on masks of another method that a promptable segmenter refined (WS-SAM)."
     name, title = "refined", "masks of another method, refined by prompts (WS-SAM)"
@@ -561,7 +565,7 @@ class Refinement(Method):
         self._progress, sam = given["progress"], self.settings["sam"]
         if self._refined is not None:
             came, expected = tuple(self._refined.masks.shape), (len(data), 1, *data.shape[1:])
-            if came != expected: raise ValueError(f"refined holds masks of shape {came}; expected {expected}, as the images")
+            if came != expected: raise ValueError(f"refined holds masks of shape {came}; expected {expected}")
             own = own | {"refined": self._refined.digest()}
         else: self._predictor = RandomWalkerPredictor() if sam is None else SamPredictor(sam, _device(given))
         return super()._fit(data, clusters, steps, rounds, own, **given)
@@ -591,7 +595,8 @@ class Refinement(Method):
     def losses(self, batch, shared, own):
         images, targets, weights = (batch[name] for name in ("images", "targets", "weights"))
         none = torch.zeros(len(batch["backgrounds"]), 1, *images.shape[2:]).to(images)
-        both = torch.cat([torch.cat([images, targets, weights], 1), torch.cat([batch["backgrounds"], none, none + 1], 1)])
+        kinds = (images, targets, weights), (batch["backgrounds"], none, none + 1)
+        both = torch.cat([torch.cat(parts, 1) for parts in kinds])
         images, targets, weights = random_flips(both, "both", own).split([images.shape[1], 1, 1], 1)
         return {"loss": weighted_loss(self.net(images), targets, weights)}
 
