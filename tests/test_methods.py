@@ -13,7 +13,9 @@ from bgcs.masks.method import METHODS, load_method, method_class
 from bgcs.masks.witness import train_witness
 from bgcs.objective.batches import Batches
 
-SMALL = {"divergence": dict(base_width=4, depth=1)}  # settings that make a test short, where the method has such
+SMALL = {  # settings that make a test short, where the method has such
+    "divergence": dict(base_width=4, depth=1), "refined": dict(base_width=4, depth=1, copies=2),
+}
 FIT = {"divergence": dict(batches=Batches(4, 20))}
 
 

@@ -28,6 +28,42 @@ class _ConvBlock(nn.Sequential):
             layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
+# %% ../../nbs/masks/00_masknet.ipynb #fb1bef4f
+class _Slots(nn.Module):
+    "What slots that share out all places among them tell each place."
+    def __init__(self,
+        width: int,  # features
+        slots: int,  # how many
+    ):
+        super().__init__()
+        check_whole("groups", slots, 1)
+        self.first = nn.Parameter(torch.randn(slots, width) / width ** 0.5)
+        self.norm, self.norm_slots = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.tell = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.update = nn.GRUCell(width, width)
+        nn.init.zeros_(self.tell.weight)
+
+    def forward(self, x):  # `(n, width, h, w)`, as is what is returned
+        places = self.norm(x.flatten(2).transpose(1, 2))
+        keys, values, slots = self.key(places), self.value(places), self.first.expand(len(x), -1, -1)
+        for _ in range(3):
+            asked = keys @ self.query(self.norm_slots(slots)).transpose(1, 2) / keys.shape[2] ** 0.5
+            shares = asked.softmax(2)
+            means = (shares / shares.sum(1, keepdim=True).clamp_min(1e-6)).transpose(1, 2) @ values
+            slots = self.update(means.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+        return (shares @ self.tell(slots)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+class _Groups(nn.Module):
+    "Groupings one after the other, and their mean: a step of Heun's method where there are two."
+    def __init__(self, width, groups):
+        super().__init__()
+        self.slots = nn.ModuleList(_Slots(width, slots) for slots in groups)
+
+    def forward(self, x):
+        steps = []
+        for slots in self.slots: steps.append(slots(x + steps[-1] if steps else x))
+        return x + sum(steps) / len(steps)
+
 # %% ../../nbs/masks/00_masknet.ipynb #38c5ef52
 class UNet(nn.Module):
     "U-Net with one output channel; sides that are no multiple of `2**depth` are padded by the edge, logits cut back."
@@ -35,18 +71,19 @@ class UNet(nn.Module):
         channels: int = 1,  # of the images
         base_width: int = 16,  # features at full size; each level down has twice as many
         depth: int = 3,  # number of halvings
+        groups: tuple[int, ...] = (),  # into how many groups the coarsest features are put, one after the other
     ):
         super().__init__()
         check_whole("channels", channels, 1)
         check_whole("base_width", base_width, 1)
         check_whole("depth", depth, 0)
-        widths = [base_width * 2 ** level for level in range(depth + 1)]
-        self.depth = depth
+        self.depth, widths = depth, [base_width * 2 ** level for level in range(depth + 1)]
         self.norm = nn.BatchNorm2d(channels)
         self.down = nn.ModuleList(_ConvBlock(i, o) for i, o in zip([channels, *widths], widths))
         self.narrow = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths[:-1])
         self.up = nn.ModuleList(_ConvBlock(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(base_width, 1, 1)
+        if groups: self.down[-1].append(_Groups(widths[-1], groups))  # last: others are drawn as without
 
     def forward(self,
         images: torch.Tensor,  # `(n, channels, h, w)`
@@ -58,8 +95,7 @@ class UNet(nn.Module):
         images: torch.Tensor,  # `(n, channels, h, w)`
     ) -> torch.Tensor:  # `(n, base_width, h, w)`
         "What the logits are made of."
-        h, w = images.shape[-2:]
-        step = 2 ** self.depth
+        (h, w), step = images.shape[-2:], 2 ** self.depth
         x = self.norm(F.pad(images, (0, -w % step, 0, -h % step), mode="replicate"))
         kept = []
         for block in self.down[:-1]:
@@ -78,9 +114,10 @@ class MaskNet(UNet):
         channels: int = 1,  # of the images
         base_width: int = 16,  # features at full size; each level down has twice as many
         depth: int = 3,  # number of halvings
+        groups: tuple[int, ...] = (),  # see `UNet`
         scales: tuple[int, ...] = (1, 2),  # at which distances are shown, see `BackgroundDistance`
     ):
-        super().__init__(channels + len(scales), base_width, depth)
+        super().__init__(channels + len(scales), base_width, depth, groups)
         self.distances = nn.ModuleList(BackgroundDistance(channels, scale) for scale in scales)
 
     def see_backgrounds(self,

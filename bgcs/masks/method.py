@@ -523,6 +523,7 @@ METHODS: dict[str, str | type[Method]] = {  # by name: the class, or where it st
     "decomposition": "bgcs.methods.decomposition:Decomposition",
     "critic": "bgcs.methods.critic:Adversarial",
     "cut": "bgcs.methods.cut:SpectralCut",
+    "refined": "bgcs.methods.sam:Refinement",
 }
 
 def method_class(
