@@ -431,6 +431,7 @@ class Method(_Fits, _Predicts, _Saves):
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words
     needs: frozenset[str] = frozenset({"presence"})  # or 'backgrounds': then object images are not looked at
+    refines = False  # whether it goes on from another method's masks, which it has made first
     batch_size = 32  # object images of a batch, and as many background-only ones
     _file, _called, _version = "method.safetensors", "method", 1
     net: nn.Module | None  # made when the number of channels is known

@@ -525,7 +525,7 @@ class _RefinedImages(PairImages):
 # %% ../../nbs/methods/05_sam.ipynb #f331760e
 class Refinement(Method):
     "A network trained on masks of another method that a promptable segmenter refined (WS-SAM)."
-    name, title = "refined", "masks of another method, refined by prompts (WS-SAM)"
+    name, title, refines = "refined", "masks of another method, refined by prompts (WS-SAM)", True
     _refined: Refined | None = None
 
     def __init__(self,

@@ -37,7 +37,7 @@ _GIVEN = frozenset({"presence", "backgrounds"})  # by two folders
 def _methods_named(names):
     "The methods to compare, the library's own first."
     able = [name for name in METHODS if method_class(name).needs <= _GIVEN]
-    if names is None: return able
+    if names is None: return [name for name in able if not method_class(name).refines]
     names = list(dict.fromkeys(names))
     for name in names: check_choice("methods", name, able)
     if len(names) < 2: raise ValueError(f"methods={names}; expected at least 2 to compare")
@@ -64,8 +64,9 @@ def _seconds_a_step(settings, parts, clusterer, steps=10):
 
 def _steps_within(settings, parts, clusterer, seconds):
     "As many steps as there is time for, at least 20 and at most those that the method usually takes."
-    most = method_class(settings.method.name).default_steps
-    return int(np.clip(seconds / _seconds_a_step(settings, parts, clusterer), 20, most))
+    cls = method_class(settings.method.name)
+    if cls.refines: return cls.default_steps  # to try a step would take as long as all: the other's masks come first
+    return int(np.clip(seconds / _seconds_a_step(settings, parts, clusterer), 20, cls.default_steps))
 
 # %% ../../nbs/runs/06_compare.ipynb #fa103e54
 _SHORT = ("verdict", "score", "evidence", "false_positive_area", "minutes", "iou", "ap")
@@ -233,7 +234,7 @@ def _side_by_side(runs, parts, folder, left_out, progress):
 def compare_methods(
     settings: Settings,  # of the runs; which method, and how long, is said here
     folder,  # for a run of each method, the table and the page: new, or that of the same comparison, to go on with
-    methods: Iterable[str] | None = None,  # two or more; None: all that presence and backgrounds are enough for
+    methods: Iterable[str] | None = None,  # two or more; None: all that two folders are enough for, no second stage
     minutes: float = 8.0,  # of training, all methods together, about
     steps: int | None = None,  # of each method that takes steps; None: as many as there is time for
     rounds: int = 3,  # into which they are divided, see `Method.fit`
