@@ -529,6 +529,7 @@ METHODS: dict[str, str | type[Method]] = {  # by name: the class, or where it st
     "decomposition": "bgcs.methods.decomposition:Decomposition",
     "critic": "bgcs.methods.critic:Adversarial",
     "cut": "bgcs.methods.cut:SpectralCut",
+    "supervised": "bgcs.methods.supervised:Supervised",
 }
 
 def method_class(
