@@ -240,7 +240,8 @@ class _Learns(_Prepares):
         self._take_channels(data.shape[0])
         if start is not None: self._start_from(start, data.normalization)
         given, data, self.normalization_ = data, data.packed(progress=progress).weak(), data.normalization
-        if len(labels) and len(data) < len(given): raise ValueError(_MOVED.format(n=len(given) - len(data)))
+        n = len(given) - len(data)
+        if n and len(labels): raise ValueError(_MOVED.format(n=n))
         clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
         share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
         if isinstance(held_out, ImageSet): held_out = self._judges(held_out)

@@ -59,8 +59,8 @@ class Supervised(Method):
 
     def _check_labels(self, labels, data):
         if labels.masks or labels.scribbles: return super()._check_labels(labels, data)
-        given = "boxes alone" if labels.boxes else "nothing"
-        raise ValueError(f"a {type(self).__name__} learns from masks (or scribbles), and {given} was given; give "
+        given, kind = "boxes alone" if labels.boxes else "nothing", type(self).__name__
+        raise ValueError(f"a {kind} learns from masks (or scribbles), and {given} was given; give "
                          "masks={number: mask}, such as bgcs.data.annotations.read_labels reads")
 
     def optimizers(self, steps):
