@@ -250,6 +250,7 @@ class ImageSet(_Held, _Seen):
     raw_dtype: str = "float32"  # NumPy's name of the type of the raw numbers
     on_bad: str = "error"  # what becomes of images that cannot be used: 'error', or 'skip'
     skipped: tuple[str, ...] = ()  # complaints about images that were left out
+    reading: Reading | None = None  # how files that show one image each were cropped and resized
 
     def __post_init__(self): check_choice("on_bad", self.on_bad, ("error", "skip"))
 
@@ -579,7 +580,8 @@ def from_files(
     source = None if columns["source"] is None else np.asarray(columns["source"])
     normalization = as_normalization(normalization, "image" if crop is None else "patch")
     return open_set(store, columns["presence"], normalization, on_bad, lazy, progress,
-                    masks=mask_store, source=source, names=names, paths=paths, skipped=(*skipped, *unclear))
+                    masks=mask_store, source=source, names=names, paths=paths, skipped=(*skipped, *unclear),
+                    reading=reading)
 
 # %% ../../nbs/data/04_images.ipynb #9caaa02b
 def _called(folders, names):

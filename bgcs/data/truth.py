@@ -383,23 +383,51 @@ def _masks_by_name(
     names: list[str],  # of files in it and below
 ) -> list[tuple[str, ...]]:  # for each object image, the paths of its masks, which are to be united
     "The masks of images, by name and folder; an error names images without one, and those where it isn't clear."
-    whole = [os.path.abspath(path) for path in (*objects, *backgrounds)]
-    images, masks = set(whole), [_Name(name) for name in names]
-    masks = [mask for mask in masks if os.path.abspath(os.path.join(folder, mask.path)) not in images]
-    known = _Known(whole, max((len(mask.folders) for mask in masks), default=0))
-    fits, unclear, strays = defaultdict(list), [], []
+    known, masks = _known_and_masks([*objects, *backgrounds], folder, names)
+    fits, unclear, others = _fits(known, masks, objects)
+    chosen = [_chosen(fits[i], objects[i], unclear) for i in range(len(objects))]
+    _complain(objects, chosen, folder, unclear, [mask.path for mask in masks])
+    strays = [mask for mask in others if not known.find(mask) and _begins_as(known, mask, len(objects))]
+    _tell_of_strays(strays + [mask for i, found in enumerate(chosen) for mask in fits[i] if mask not in found])
+    return [_paths_in(folder, found) for found in chosen]
+
+def _some_masks_by_name(
+    objects: list[str],  # paths of object images
+    backgrounds: list[str],  # paths of background-only images, which a mask is of where it is of no object image
+    folder: str,  # where the masks are
+    names: list[str],  # of files in it and below
+) -> tuple[dict[int, tuple], list[str]]:  # paths of masks by number of the image, and names of those of no image
+    "The same where only some images have masks."
+    images = [*objects, *backgrounds]
+    known, masks = _known_and_masks(images, folder, names)
+    fits, unclear, strays = _fits(known, masks, objects)
+    chosen = {i: _chosen(fits[i], images[i], unclear) for i in sorted(fits)}
+    _complain([], [], folder, unclear, [])
+    strays += [mask for i, found in chosen.items() for mask in fits[i] if mask not in found]
+    return {i: _paths_in(folder, found) for i, found in chosen.items()}, [mask.path for mask in strays]
+
+def _known_and_masks(images, folder, names):
+    "Images by what masks may call them, and the names of files in a folder that are none of these images."
+    whole = [os.path.abspath(path) for path in images]
+    paths, masks = set(whole), [_Name(name) for name in names]
+    masks = [mask for mask in masks if os.path.abspath(os.path.join(folder, mask.path)) not in paths]
+    return _Known(whole, max((len(mask.folders) for mask in masks), default=0)), masks
+
+def _fits(known, masks, objects):
+    "Masks by the number of their image, object images first; what is unclear; masks that are of no image."
+    fits, unclear, others = defaultdict(list), [], []
     for mask in masks:
         found = known.find(mask)
         of_objects = [i for i in found if i < len(objects)]
-        if len(of_objects) == 1: fits[of_objects[0]].append(mask)
+        first = of_objects or found
+        if len(first) == 1: fits[first[0]].append(mask)
         elif of_objects:
             several = listed([objects[i] for i in of_objects], 3)
             unclear.append(f"{mask.path} may be the mask of {several}")
-        elif not found and _begins_as(known, mask, len(objects)): strays.append(mask)
-    chosen = [_chosen(fits[i], objects[i], unclear) for i in range(len(objects))]
-    _complain(objects, chosen, folder, unclear, [mask.path for mask in masks])
-    _tell_of_strays(strays + [mask for i, found in enumerate(chosen) for mask in fits[i] if mask not in found])
-    return [tuple(os.path.join(folder, mask.path) for mask in found) for found in chosen]
+        else: others.append(mask)
+    return fits, unclear, others
+
+def _paths_in(folder, masks): return tuple(os.path.join(folder, mask.path) for mask in masks)
 
 def _chosen(fits, image, unclear):
     "Of the masks that fit an image, those that fit best; where they contradict each other, that is noted."

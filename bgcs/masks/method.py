@@ -219,6 +219,11 @@ class _Prepares(_Rounds):
             if hasattr(callback, "on_judged"): callback.on_judged(self)
 
 # %% ../../nbs/masks/02_method.ipynb #3944359e
+_MOVED = (
+    "labels go by the number of their image, and {n} images of this set can't be used, so that numbers would move; "
+    "call data = data.packed() first, and read or number the labels for that"
+)
+
 class _Learns(_Prepares):
     "What `fit` does, once it knows what is asked."
     default_steps: int | None = 400  # None: it learns at once, without steps
@@ -234,7 +239,9 @@ class _Learns(_Prepares):
         check_whole("rounds", rounds, 1)
         self._take_channels(data.shape[0])
         if start is not None: self._start_from(start, data.normalization)
-        data, self.normalization_ = data.packed(progress=progress).weak(), data.normalization
+        given, data, self.normalization_ = data, data.packed(progress=progress).weak(), data.normalization
+        n = len(given) - len(data)
+        if n and len(labels): raise ValueError(_MOVED.format(n=n))
         clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
         share = held_out if isinstance(held_out, (float, int, type(None))) else "given"
         if isinstance(held_out, ImageSet): held_out = self._judges(held_out)
@@ -525,6 +532,7 @@ METHODS: dict[str, str | type[Method]] = {  # by name: the class, or where it st
     "critic": "bgcs.methods.critic:Adversarial",
     "cut": "bgcs.methods.cut:SpectralCut",
     "refined": "bgcs.methods.sam:Refinement",
+    "supervised": "bgcs.methods.supervised:Supervised",
 }
 
 def method_class(
