@@ -129,8 +129,9 @@ class _Parts(_MaskNetwork):
 
     def _labels(self, own):
         "Some of the images that have labels, and what is known of their pixels."
-        images, known, boxes = self._labelled.deal(12, own, self.objective.flip)
-        return images, lambda logits: label_loss(logits, known, boxes)
+        o = self.objective
+        images, *known = self._labelled.deal(12, own, o.flip, borders=o.border_weight > 0)
+        return images, lambda logits: label_loss(logits, *known, o.border_weight)
 
     def _mosaics(self, batch, n, own):
         "Mosaics of backgrounds and of object images that have such backgrounds, and what is asked of their logits."

@@ -69,7 +69,7 @@ class Supervised(Method):
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
 
     def losses(self, batch, shared, own):
-        images, known, boxes = self._labelled.deal(len(batch["images"]), own)
+        images, known, boxes, _ = self._labelled.deal(len(batch["images"]), own)
         if self.settings["backgrounds"]:
             empty = random_flips(batch["backgrounds"], "both", own)
             images = torch.cat([images, empty])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from .blend import random_flips
 
 # %% auto #0
-__all__ = ['log1mexp', 'any_of', 'all_of', 'tightness', 'neighbours_agree', 'Labels', 'label_loss', 'LabelledImages']
+__all__ = ['log1mexp', 'any_of', 'all_of', 'tightness', 'neighbours_agree', 'superpixels', 'segments_agree', 'Labels',
+           'label_loss', 'LabelledImages']
 
 # %% ../../nbs/objective/07_labels.ipynb #8a221671
 def log1mexp(
@@ -69,6 +71,31 @@ def neighbours_agree(
         usual = apart.flatten(1).median(1).values.clamp_min(1e-6).view(-1, 1, 1, 1)
         said.append(torch.logaddexp(both, none).flatten())
         asked.append(((-apart / (2 * usual)).exp() >= least).flatten())
+    said, asked = torch.cat(said), torch.cat(asked)
+    return (said * asked).sum() / asked.sum().clamp_min(1)
+
+def superpixels(
+    images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
+    area: int = 24,  # pixels of each, about
+) -> torch.Tensor:  # `(n, 1, h, w)` int64
+    "The superpixel of each pixel (SLIC), numbered within its image."
+    from skimage.segmentation import slic
+    n = max(2, images[0, 0].numel() // area)
+    found = [slic(image.permute(1, 2, 0).double().numpy(), n, compactness=0.1, channel_axis=-1) for image in images]
+    return torch.from_numpy(np.stack(found))[:, None].long()
+
+def segments_agree(
+    logits: torch.Tensor,  # `(n, 1, h, w)`
+    segments: torch.Tensor,  # `(n, 1, h, w)`, as `superpixels` gives them
+) -> torch.Tensor:  # scalar log-probability, mean over pairs of neighbours in one superpixel
+    "Of two neighbours in one superpixel neither is object without the other."
+    said, asked = [], []
+    for dim in (2, 3):
+        n = logits.shape[dim] - 1
+        one, other = (logits.narrow(dim, start, n) for start in (0, 1))
+        alone = [F.logsigmoid(a) + F.logsigmoid(-b) for a, b in ((one, other), (other, one))]
+        said.append(sum(map(log1mexp, alone)).flatten())
+        asked.append((segments.narrow(dim, 0, n) == segments.narrow(dim, 1, n)).flatten())
     said, asked = torch.cat(said), torch.cat(asked)
     return (said * asked).sum() / asked.sum().clamp_min(1)
 
@@ -134,6 +161,8 @@ def label_loss(
     logits: torch.Tensor,  # `(n, 1, h, w)`
     known: torch.Tensor,  # `(n, 1, h, w)`: 1 object, 0 not, -1 unknown
     boxes: Sequence[Sequence[tuple[int, int, int, int]]] = (),  # of each image, or none
+    segments: torch.Tensor | None = None,  # `(n, 1, h, w)` superpixels, to which unknown pixels keep
+    border_weight: float = 0.1,  # of the superpixels
 ) -> torch.Tensor:  # scalar
     "How unlikely what is known is."
     wrong = F.binary_cross_entropy_with_logits(logits, known.clamp_min(0), reduction="none")
@@ -141,6 +170,8 @@ def label_loss(
     found = sum(parts) / max(1, len(parts))
     whole = (known >= 0).flatten(1).all(1)
     if whole.any(): found = found + _dice(logits[whole].sigmoid(), known[whole])
+    if segments is not None and not whole.all():
+        found = found - border_weight * segments_agree(logits[~whole], segments[~whole])
     tight = [tightness(z[0], box) for z, own in zip(logits, boxes) for box in own]
     return found - torch.stack(tight).mean() if tight else found
 
@@ -161,6 +192,9 @@ class LabelledImages:
 
     def __len__(self): return len(self.images)
 
+    @cached_property
+    def segments(self): "Superpixels of the images."; return superpixels(self.images)
+
     def digest(self) -> str:
         "Of the images and of what is known of them."
         found = hashlib.sha256(repr(self.boxes).encode())
@@ -171,13 +205,16 @@ class LabelledImages:
         n: int,  # how many, at most
         generator: torch.Generator,
         flip: str = "both",  # see `random_flips`; images with boxes are not flipped
-    ):  # images, what is known, boxes
+        borders: bool = False,  # give superpixels, too
+    ):  # images, what is known, boxes, superpixels or None
         "Some of them, flipped at random."
         device = generator.device
         chosen = torch.randint(len(self), (min(n, 4 * len(self)),), generator=generator, device=device).cpu()
-        both = torch.cat([self.images[chosen], self.known[chosen]], 1).to(device)
+        segments = self.segments[chosen].float() if borders else torch.zeros(len(chosen), 0, *self.images.shape[2:])
+        both = torch.cat([self.images[chosen], self.known[chosen], segments], 1).to(device)
         turned = random_flips(both, flip, generator)
         boxes = [self.boxes[i] for i in chosen.tolist()]
         boxed = torch.tensor([bool(own) for own in boxes], device=device).view(-1, 1, 1, 1)
         both = torch.where(boxed, both, turned)
-        return both[:, :-1], both[:, -1:], boxes
+        c = self.images.shape[1]
+        return both[:, :c], both[:, c:c + 1], boxes, both[:, c + 1:].long() if borders else None

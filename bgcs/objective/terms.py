@@ -43,6 +43,7 @@ class Objective:
     recomposition_shift: float = 0.5  # part, 0 to 1, of the logit shift that makes up for what is erased; less trims masks
     logit_shift: float = 1.0  # width of the uniform draw added to all logits of a step, as in the paper
     label_weight: float = 1.0  # of the loss of labels, where masks, boxes or scribbles of some images are given
+    border_weight: float = 0.0  # of superpixels, to which unknown pixels of such images are to keep, in the loss of labels
 
     def __post_init__(self):
         _check_divergence(self.divergence)
