@@ -117,3 +117,50 @@ def test_the_viewer_shows_composites_of_another_method(data, tmp_path):
     assert "isn't trained" not in viewer._bundles()[0][0]["text/plain"]
     again = load_method(method.save(tmp_path))
     assert torch.equal(again.predict(data.objects), method.predict(data.objects))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "Images in two folders, and masks of twelve."
+    root, found = tmp_path_factory.mktemp("labelled"), digits_on_textures("train", n=40, image_size=24)
+    for name, images in (("with", found.objects.images), ("without", found.backgrounds.images), ("few", found.objects.masks[:12])):
+        (root / name).mkdir()
+        for i, image in enumerate(images): Image.fromarray((image[0].numpy() * 255).astype(np.uint8)).save(root / name / f"a{i}b.png")
+    return root
+
+
+@pytest.mark.parametrize("name", ["divergence", "supervised"])
+def test_a_run_learns_from_the_few_masks_there_are(name, folders, tmp_path, capsys, monkeypatch):
+    seen = {}
+    cls = method_class(name)
+    fit = cls.fit
+    monkeypatch.setattr(cls, "fit", lambda self, *given, **options: seen.update(options) or fit(self, *given, **options))
+    length = ["schedule.steps=3"] if name == "divergence" else ["method.steps=3", "method.base_width=4", "method.depth=1"]
+    code, said = typed(capsys, "train", "--objects", folders / "with", "--backgrounds", folders / "without", f"labels.masks={folders / 'few'}",
+                       f"method.name={name}", *length, "network.base_width=4", "network.depth=1", "clusters.encoder=pca",
+                       "clusters.n_clusters=2", "schedule.rounds=1", "--folder", tmp_path / "run")
+    assert code == 0, said
+    run = load_run(tmp_path / "run")
+    train = split_of(folders)
+    assert 0 < len(seen["masks"]) < 12 and f"masks of {len(seen['masks'])} images to train on are learned from; {12 - len(seen['masks'])} are of" in said
+    for i, mask in seen["masks"].items():
+        number = int(train.names[i].split("a")[-1].split("b")[0])
+        own = np.asarray(Image.open(folders / "few" / f"a{number}b.png")) > 0
+        assert np.array_equal(np.asarray(mask).squeeze() == 1, own)
+    assert run.settings.labels.masks == str(folders / "few")
+
+
+def split_of(folders):
+    from bgcs.runs.settings import gather, load_images
+    return load_images(settings_from(gather(objects=folders / "with", backgrounds=folders / "without")).data)[1].train
+
+
+@pytest.mark.parametrize("words, said", [
+    (["labels.masks=nowhere"], "nowhere is not there"),
+    (["labels.masks={few}", "method.name=critic"], "labels.masks is given, and critic learns from presence alone"),
+    (["method.name=supervised"], "method.name=supervised needs masks: say labels.masks=PATH"),
+])
+def test_labels_that_cannot_be_are_refused_before_training(words, said, folders, tmp_path, capsys):
+    code, heard = typed(capsys, "train", "--objects", folders / "with", "--backgrounds", folders / "without",
+                        *[word.format(few=folders / "few") for word in words], "--folder", tmp_path / "run")
+    assert code == 2 and said in heard and not (tmp_path / "run" / "status.json").exists()

@@ -415,6 +415,7 @@ _SWEEP = ("bgcs sweep digits-quick schedule.steps=300 'objective.divergence_weig
 _TRAIN = ("bgcs train digits-quick schedule.steps=600",
           "bgcs train --objects with --backgrounds without 'data.source=^(.*)_'",
           "bgcs train --objects with --backgrounds without method.name=critic",
+          "bgcs train --objects with --backgrounds without labels.masks=ten_masks",
           "bgcs train --folder runs/digits-quick-20260101-120000",
           "bgcs train --from RUN --objects with --backgrounds without --folder runs/longer")
 _EVALUATE = "bgcs evaluate RUN --data set=folders object_folder=A background_folder=B mask_folder=M"

@@ -46,6 +46,7 @@ def _methods_named(names):
 def _settings_of(name, settings, steps, rounds):
     "Those of one method's run."
     values = {key: value for key, value in settings.flat().items() if not key.startswith("method.")}
+    if not method_class(name).takes_labels: values |= {f"labels.{kind}": None for kind in settings.labels.given}
     values |= {"method.name": name, "schedule.rounds": rounds}
     if name == "divergence": values |= {"schedule.steps": steps, "schedule.passes": None}
     elif method_class(name).default_steps is not None: values["method.steps"] = steps

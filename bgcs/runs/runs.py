@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import bgcs
 from ..data.checks import _made_folder, listed
+from ..data.annotations import read_labels
 from ..data.datasets import outside_fan
 from ..data.describe import describe
 from ..data.files import find_images
@@ -398,10 +399,11 @@ def _train(
     callbacks=(),  # further Lightning callbacks
     progress: bool = True,  # show a bar
     start=None,  # a trained model, whose weights training begins with
+    labels=None,  # of some images of `parts.train`, as `fit` takes them
 ) -> Method:  # trained; `asked` says whether something stopped it
     "Train, or go on with it."
     s, schedule = run.settings, run.settings.schedule
-    segmenter, length = _untrained(s, parts.train.shape[0]), _length_of(s, parts, clusterer)
+    segmenter, length, labels = _untrained(s, parts.train.shape[0]), _length_of(s, parts, clusterer), labels or {}
     loggers = _loggers(run.folder, schedule.save_every)
     if len(loggers) == 1: run.say("no log for TensorBoard: that needs pip install 'bgcs[logging]'")
     watching = [_Watch(run, parts.test.objects).callback()]
@@ -409,10 +411,23 @@ def _train(
         from bgcs.masks.refresh import RefreshClusters
         watching.append(RefreshClusters(clusterer))
     return segmenter.fit(
-        parts.train, clusters, rounds=schedule.rounds, **length, clusterer=clusterer, start=start,
+        parts.train, clusters, rounds=schedule.rounds, **length, **labels, clusterer=clusterer, start=start,
         held_out=_judges_of(run, parts, clusterer), folder=run.folder / "checkpoints",
         callbacks=[*watching, *callbacks], progress=progress, save_every=schedule.save_every, on_bad=schedule.on_bad,
         logger=loggers, **{key: value for key, value in asdict(s.trainer).items() if key != "compile"})
+
+def _labels_of(settings, data, parts):
+    "Labels of images that are trained on, by their place there, as `fit` takes them; and a word on how many they are."
+    found, told = {}, []
+    places = {int(i): k for k, i in enumerate(np.flatnonzero(parts.part == 0))}
+    for kind, path in settings.labels.given.items():
+        if not os.path.exists(path): raise FileNotFoundError(f"labels.{kind}: {path} is not there")
+        every = read_labels(path, data, kind)[kind]
+        found[kind] = {places[i]: label for i, label in every.items() if i in places}
+        told.append(f"{kind} of {len(found[kind])} images to train on are learned from")
+        others = len(every) - len(found[kind])
+        if others: told[-1] += f"; {others} are of validation and test images, and are not"
+    return found, ", ".join(told)
 
 def _untrained(settings, channels):
     "A model of the method that settings name."
@@ -563,10 +578,12 @@ def run_train(
     start = None if start_from is None else load_run(start_from).segmenter
     if check_folder(folder, settings)["state"] == "finished": return Run(Path(folder), settings, quiet)
     data, parts = _checked_images(settings, folder)
+    labels, left = _labels_of(settings, data, parts)
     with _begun(settings, folder, quiet) as run:
+        if left: run.say(left)
         clusterer, clusters = _look(run, data, parts, progress, clusters_of)
         with _stage(run, "training"):
-            segmenter = _train(run, parts, clusterer, clusters, callbacks, progress, start)
+            segmenter = _train(run, parts, clusterer, clusters, callbacks, progress, start, labels)
             if main_process(): _write_training(run, segmenter)
         if not main_process(): return run
         with _stage(run, "results"): _write_results(run, parts, clusterer, segmenter)

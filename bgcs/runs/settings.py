@@ -35,7 +35,7 @@ from ..masks.segment import _SCHEDULES
 
 # %% auto #0
 __all__ = ['SETS', 'PRESETS', 'set_options', 'Data', 'load_images', 'Clusters', 'Network', 'Schedule', 'method_options',
-           'MethodChoice', 'Trainer', 'Settings', 'settings_from', 'presets', 'gather']
+           'MethodChoice', 'Trainer', 'LabelFiles', 'Settings', 'settings_from', 'presets', 'gather']
 
 # %% ../../nbs/runs/00_settings.ipynb #75b5ace5
 def _as_typed(
@@ -357,9 +357,6 @@ class MethodChoice:
         if not self.own: self._check(method_class(self.name))
 
     def _check(self, cls):
-        if not cls.needs <= {"presence", "backgrounds"}:
-            needs = " and ".join(sorted(cls.needs))
-            raise ValueError(f"method.name={self.name} needs {needs}, which a run doesn't give. Use it in Python")
         try: cls(random_state=0, **self.options)  # refuses what can't be
         except ValueError as error: raise ValueError(f"method.{error}") from None
         if self.steps is None: return
@@ -414,8 +411,23 @@ def _devices_here():
 
 _NO_DEVICE = "Say trainer.accelerator=auto, or install PyTorch for your device: https://pytorch.org/get-started"
 
+# %% ../../nbs/runs/00_settings.ipynb #c38d8592
+@dataclass(frozen=True)
+class LabelFiles:
+    "What is known of some images beyond presence: see `bgcs.data.annotations.read_labels`."
+    masks: str | None = None  # a folder of masks named as their images, a COCO file, or an export of Label Studio
+    boxes: str | None = None  # a COCO file, or an export of Label Studio; or a folder of masks, whose boxes are taken
+    scribbles: str | None = None  # a folder of scribbles, or an export of Label Studio
+
+    def __post_init__(self):
+        for name, path in self.given.items(): object.__setattr__(self, name, os.path.abspath(os.path.expanduser(path)))
+
+    @property
+    def given(self) -> dict[str, str]: "Paths by kind."; return {k: path for k, path in asdict(self).items() if path}
+
 # %% ../../nbs/runs/00_settings.ipynb #96cffa41
-_SECTIONS = {"clusters": Clusters, "network": Network, "objective": Objective, "schedule": Schedule, "trainer": Trainer}
+_SECTIONS = {"clusters": Clusters, "network": Network, "objective": Objective, "schedule": Schedule, "trainer": Trainer,
+             "labels": LabelFiles}
 _OURS_ALONE = {"clusters.assign": "mask", "trainer.compile": True}  # what other methods can't do
 
 @dataclass(frozen=True)
@@ -427,6 +439,7 @@ class Settings:
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()
+    labels: LabelFiles = LabelFiles()
     method: MethodChoice = MethodChoice()
     seed: int = 0  # of weights, clusters and batches; that of what is drawn for the images is `data.random_state`
     preset: str | None = None  # where the settings began
@@ -440,6 +453,14 @@ class Settings:
             raise ValueError(f"{both}; expected at most {k}, or null for as many as suit")
 
     def _check_method(self):
+        cls, given = method_class(self.method.name), self.labels.given
+        if given and not cls.takes_labels:
+            kind, name = next(iter(given)), self.method.name
+            raise ValueError(f"labels.{kind} is given, and {name} learns from presence alone; leave it out")
+        lacking = cls.needs - {"presence", "backgrounds"} - set(given)
+        if lacking:
+            needs, name = " and ".join(sorted(lacking)), self.method.name
+            raise ValueError(f"method.name={name} needs {needs}: say labels.{needs}=PATH of a folder, COCO or Label Studio")
         if self.method.own: return
         for key, value in _OURS_ALONE.items():
             section, _, name = key.partition(".")
