@@ -191,7 +191,7 @@ DATA, CLUSTERS = striped(12)
     (lambda: hold_out(DATA, CLUSTERS[:5]), "expected (24,)"),
     (lambda: hold_out(DATA, torch.zeros(24).long()), "Use at least 2 clusters"),
     (lambda: hold_out(DATA, -torch.ones(24).long()), "Use at least 2 clusters"),
-    (lambda: hold_out(DATA, torch.where(DATA.presence, 0, CLUSTERS)), "All object images are in cluster 0"),
+    (lambda: hold_out(DATA, torch.where(DATA.presence, 0, CLUSTERS)), "only cluster 0 holds both object and background-only images"),
     (lambda: hold_out(DATA, CLUSTERS, 0), "n=0; expected a whole number of object images, at least 1"),
     (lambda: hold_out(DATA, CLUSTERS, 2.5), "n=2.5; expected a whole number"),
     (lambda: compare({"a": lambda images: images[..., :3]}, DATA, CLUSTERS, progress=False), "model 'a': the model gave masks of shape"),

@@ -185,7 +185,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="n=0"): TrainingMonitor(n=0)
     with pytest.raises(ValueError, match="no images to watch"): TrainingMonitor(WATCHED[:0])
     with pytest.raises(ValueError, match="share=2"): TrainingMonitor(share=2)
-    with pytest.raises(TypeError, match="training of a Segmenter; this is a str"): TrainingMonitor().fit("net", DATA)
+    with pytest.raises(TypeError, match="training of a Segmenter or another Method; this is a str"): TrainingMonitor().fit("net", DATA)
     with pytest.raises(ValueError, match="trains in one process"): behind(TrainingMonitor(), devices=2)
     with pytest.raises(FileNotFoundError, match="holds no history of training"): TrainingMonitor.open(tmp_path)
     with pytest.raises(ValueError, match="no round has ended yet"): TrainingMonitor().plot_history()

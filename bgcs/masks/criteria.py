@@ -174,6 +174,9 @@ def hold_out(
     check_whole("n", n, 1, "object images")
     _check_both_kinds(data.presence)
     both = torch.tensor(_with_both(clusters[data.presence], clusters[~data.presence]))
+    if len(both) < 2:
+        alone = f"only cluster {both[0]} holds both object and background-only images"
+        raise ValueError(f"{alone}, so none can be moved from one to another; judging needs two. Use other clusters")
     objects = (data.presence & torch.isin(clusters, both)).nonzero().flatten()
     backgrounds = (~data.presence & torch.isin(clusters, both)).nonzero().flatten()
     pairing = Pairing(clusters[objects], clusters[backgrounds])
