@@ -474,6 +474,9 @@ class Method(_Fits, _Predicts, _Saves):
         "The module whose weights are kept and saved."
         return self.net
 
+    @property
+    def _n_weights(self): return sum(value.numel() for value in self._kept.state_dict().values())
+
     def _load_kept(self, weights): self.net.load_state_dict(weights)
 
     @property
@@ -482,8 +485,9 @@ class Method(_Fits, _Predicts, _Saves):
         return _verdict_of(self.card_)
 
     def optimizers(self, steps):
-        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], 2e-3)
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
+        lr = self.settings.get("lr", 2e-3)
+        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
 
     def smaller(self, batch, share):
         def few(values): return values[: max(1, int(share * len(values)))]
@@ -495,8 +499,7 @@ class Method(_Fits, _Predicts, _Saves):
         kind = type(self).__name__
         called = f"{kind}({shape})"
         if self.net is None: return f"{called}: not fitted"
-        n = sum(value.numel() for value in self._kept.state_dict().values())
-        return f"{called}: {n:,} weights, threshold {self.threshold_:.2f}"
+        return f"{called}: {self._n_weights:,} weights, threshold {self.threshold_:.2f}"
 
     def __str__(self): return "\n".join([repr(self), *(() if self.card_ is None else _card_lines(self.card_))])
 

@@ -15,7 +15,7 @@ from ..data.splits import held_out_images
 from ..masks.masknet import UNet
 from ..masks.method import Method
 from ..objective.blend import random_flips
-from ..objective.labels import tightness
+from ..objective.labels import _looseness
 
 # %% auto #0
 __all__ = ['segmentation_loss', 'Supervised', 'pseudo_labels']
@@ -63,11 +63,6 @@ class Supervised(Method):
         raise ValueError(f"a {kind} learns from masks (or scribbles), and {given} was given; give "
                          "masks={number: mask}, such as bgcs.data.annotations.read_labels reads")
 
-    def optimizers(self, steps):
-        lr = self.settings["lr"]
-        optimizer = torch.optim.Adam(self.net.parameters(), lr)
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
-
     def losses(self, batch, shared, own):
         images, known, boxes, _ = self._labelled.deal(len(batch["images"]), own)
         if self.settings["backgrounds"]:
@@ -75,9 +70,7 @@ class Supervised(Method):
             images = torch.cat([images, empty])
             known = torch.cat([known, torch.zeros_like(empty[:, :1])])
         logits = self.net(images)
-        tight = [tightness(z[0], box) for z, some in zip(logits, boxes) for box in some]
-        loss = segmentation_loss(logits, known)
-        return {"loss": loss - torch.stack(tight).mean() if tight else loss}
+        return {"loss": segmentation_loss(logits, known) + _looseness(logits, boxes)}
 
 # %% ../../nbs/methods/06_supervised.ipynb #274281dc
 def _surely(masks, threshold, sure):

@@ -62,17 +62,21 @@ def neighbours_agree(
     least: float = 0.3,  # likeness, from 0 to 1, of neighbours that are asked
 ) -> torch.Tensor:  # scalar log-probability, mean over pairs of neighbours that look alike
     "Neighbouring pixels that look alike are both object or both not (BoxInst's pairs, by product logic)."
-    said, asked = [], []
-    for dim in (2, 3):
-        n = logits.shape[dim] - 1
-        one, other = (logits.narrow(dim, start, n) for start in (0, 1))
+    def alike(one, other):
         both, none = F.logsigmoid(one) + F.logsigmoid(other), F.logsigmoid(-one) + F.logsigmoid(-other)
-        apart = (images.narrow(dim, 0, n) - images.narrow(dim, 1, n)).norm(dim=1, keepdim=True)
+        return torch.logaddexp(both, none)
+    def asked(one, other):
+        apart = (one - other).norm(dim=1, keepdim=True)
         usual = apart.flatten(1).median(1).values.clamp_min(1e-6).view(-1, 1, 1, 1)
-        said.append(torch.logaddexp(both, none).flatten())
-        asked.append(((-apart / (2 * usual)).exp() >= least).flatten())
-    said, asked = torch.cat(said), torch.cat(asked)
-    return (said * asked).sum() / asked.sum().clamp_min(1)
+        return (-apart / (2 * usual)).exp() >= least
+    return _mean_of_neighbours(logits, alike, images, asked)
+
+def _mean_of_neighbours(logits, clause, values, asked):
+    "The mean of a clause over pairs of neighbours, one above or left of the other, that are asked by their values."
+    def pairs(x): return [[x.narrow(dim, start, x.shape[dim] - 1) for start in (0, 1)] for dim in (2, 3)]
+    said = torch.cat([clause(*pair).flatten() for pair in pairs(logits)])
+    counts = torch.cat([asked(*pair).flatten() for pair in pairs(values)])
+    return (said * counts).sum() / counts.sum().clamp_min(1)
 
 def superpixels(
     images: torch.Tensor,  # `(n, c, h, w)` in [0, 1]
@@ -89,15 +93,9 @@ def segments_agree(
     segments: torch.Tensor,  # `(n, 1, h, w)`, as `superpixels` gives them
 ) -> torch.Tensor:  # scalar log-probability, mean over pairs of neighbours in one superpixel
     "Of two neighbours in one superpixel neither is object without the other."
-    said, asked = [], []
-    for dim in (2, 3):
-        n = logits.shape[dim] - 1
-        one, other = (logits.narrow(dim, start, n) for start in (0, 1))
-        alone = [F.logsigmoid(a) + F.logsigmoid(-b) for a, b in ((one, other), (other, one))]
-        said.append(sum(map(log1mexp, alone)).flatten())
-        asked.append((segments.narrow(dim, 0, n) == segments.narrow(dim, 1, n)).flatten())
-    said, asked = torch.cat(said), torch.cat(asked)
-    return (said * asked).sum() / asked.sum().clamp_min(1)
+    def none_alone(one, other):
+        return sum(log1mexp(F.logsigmoid(a) + F.logsigmoid(-b)) for a, b in ((one, other), (other, one)))
+    return _mean_of_neighbours(logits, none_alone, segments, torch.eq)
 
 # %% ../../nbs/objective/07_labels.ipynb #0db6556d
 @dataclass(frozen=True, eq=False)
@@ -172,8 +170,12 @@ def label_loss(
     if whole.any(): found = found + _dice(logits[whole].sigmoid(), known[whole])
     if segments is not None and not whole.all():
         found = found - border_weight * segments_agree(logits[~whole], segments[~whole])
+    return found + _looseness(logits, boxes)
+
+def _looseness(logits, boxes):
+    "How unlikely it is that boxes are tight; 0 where there are none."
     tight = [tightness(z[0], box) for z, own in zip(logits, boxes) for box in own]
-    return found - torch.stack(tight).mean() if tight else found
+    return -torch.stack(tight).mean() if tight else 0
 
 def _dice(masks, truth):
     common, both = (masks * truth).sum(), masks.sum() + truth.sum()

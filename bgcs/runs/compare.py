@@ -5,13 +5,13 @@
 # %% ../../nbs/runs/04_compare.ipynb #4b0695a1
 from __future__ import annotations
 
+import html
 import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
@@ -23,20 +23,18 @@ from ..masks.evaluate import png_bytes
 from ..masks.method import METHODS, method_class
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
-from .report import _file, _number, data_uri
+from .report import _rendered, data_uri
 from .runs import _AT_LEAST, compare_runs, load_run, run_clusters, run_train
 from .runs import _length_of, _untrained
-from .settings import MethodChoice, Settings, load_images, settings_from
+from .settings import _BY_FOLDERS, MethodChoice, Settings, load_images, settings_from
 
 # %% auto #0
 __all__ = ['MethodComparison', 'compare_methods']
 
 # %% ../../nbs/runs/04_compare.ipynb #6f6c727f
-_GIVEN = frozenset({"presence", "backgrounds"})  # by two folders
-
 def _methods_named(names):
     "The methods to compare, the library's own first."
-    able = [name for name in METHODS if method_class(name).needs <= _GIVEN]
+    able = [name for name in METHODS if method_class(name).needs <= _BY_FOLDERS]
     if names is None: return [name for name in able if not method_class(name).refines]
     names = list(dict.fromkeys(names))
     for name in names: check_choice("methods", name, able)
@@ -48,7 +46,7 @@ def _settings_of(name, settings, steps, rounds):
     values = {key: value for key, value in settings.flat().items() if not key.startswith("method.")}
     if not method_class(name).takes_labels: values |= {f"labels.{kind}": None for kind in settings.labels.given}
     values |= {"method.name": name, "schedule.rounds": rounds}
-    if name == "divergence": values |= {"schedule.steps": steps, "schedule.passes": None}
+    if name == MethodChoice.name: values |= {"schedule.steps": steps, "schedule.passes": None}
     elif method_class(name).default_steps is not None: values["method.steps"] = steps
     return settings_from(values)
 
@@ -102,7 +100,8 @@ class MethodComparison:
     def __repr__(self): return "\n".join([self.short().to_string(), "", *self.advice, f"page: {self.page}"])
 
     def _repr_html_(self):
-        picture, table, lines = data_uri(self.folder / "masks.png"), self.short().to_html(), "<br>".join(self.advice)
+        picture, table = data_uri(self.folder / "masks.png"), self.short().to_html()
+        lines = "<br>".join(map(html.escape, self.advice))
         return f'{table}<p>{lines}</p><img src="{picture}" alt="Masks" style="max-width: 100%">'
 
 def _advice(found):
@@ -125,7 +124,7 @@ def _advice(found):
 
 # %% ../../nbs/runs/04_compare.ipynb #485f2901
 def _masks_of(runs, parts):
-    "Hard masks of all test object images, by method."
+    "Soft masks of all test object images, by method."
     images = parts.test.objects
     return {name: run.segmenter.predict(images).cpu() for name, run in runs.items()}
 
@@ -181,13 +180,11 @@ def _page_of(found, truth):
         if table.loc[best, "steps"] != "–": onwards.append(("Train it longer from where it is:", again))
     columns = [name for name in _SHOWN if name in table]
     numbers = [name for name in columns if pd.api.types.is_float_dtype(table[name])]
-    style, template = (_file(name) for name in ("page.css", "comparison.html.j2"))
-    made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pictures = {name: data_uri(found.folder / f"{name}.png") for name in ("masks", "agreement")}
-    return made.from_string(template).render(
-        pictures, style=style, title="Methods side by side", subtitle=f"folder {found.folder}", headline=headline,
-        advice=found.advice[0 if best is None else 0:], word=word, left_out=found.left_out, truth=truth,
-        columns=columns, numbers=numbers, rows=table.to_dict("index"), number=_number, onwards=onwards)
+    return _rendered(
+        "comparison.html.j2", pictures, title="Methods side by side", subtitle=f"folder {found.folder}",
+        headline=headline, advice=found.advice, word=word, left_out=found.left_out, truth=truth,
+        columns=columns, numbers=numbers, rows=table.to_dict("index"), onwards=onwards)
 
 # %% ../../nbs/runs/04_compare.ipynb #65bcb22c
 def _check_val(parts, clusterer):
@@ -201,18 +198,17 @@ def _steps_of(name, own, folder, parts, clusterer, seconds, steps):
     "Steps of a method: those of a run that is there, those asked for, or as many as there is time for."
     if method_class(name).default_steps is None: return None
     there = folder / name / "settings.yaml"
-    if there.is_file():
-        earlier = load_run(folder / name).settings
-        return earlier.schedule.steps if earlier.method.own else earlier.method.steps
+    if there.is_file(): return _steps_in(load_run(folder / name).settings)
     return steps or _steps_within(own, parts, clusterer, seconds)
+
+def _steps_in(settings): return settings.schedule.steps if settings.method.own else settings.method.steps
 
 def _row_of(run):
     "What a run adds to the table."
-    method, s = run.segmenter, run.settings
-    steps = s.schedule.steps if s.method.own else s.method.steps
+    method = run.segmenter
     return {
-        "title": method.title, "needs": " and ".join(sorted(method.needs)), "steps": steps or "–",
-        "parameters": sum(value.numel() for value in method._kept.state_dict().values()),
+        "title": method.title, "needs": " and ".join(sorted(method.needs)),
+        "steps": _steps_in(run.settings) or "–", "parameters": method._n_weights,
         "minutes": run.status.get("seconds", {}).get("training", 0) / 60,
     }
 

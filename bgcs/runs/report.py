@@ -393,16 +393,18 @@ def write_report(
     replace_file(folder / "report.html", _page(folder).encode(errors="replace"))
     return folder / "report.html"
 
-def _file(name): return (resources.files("bgcs.runs") / name).read_text(encoding="utf-8")
+def _rendered(name, *values, **more):
+    "A page of this package, from its template."
+    style, template = ((resources.files("bgcs.runs") / file).read_text(encoding="utf-8") for file in ("page.css", name))
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(template).render(*values, style=style, number=_number, **more)
 
 def _page(folder):
     "The page of a run, as text."
     found = _read_run(folder)
     title, subtitle = _titles(folder, found)
     others = [name for name in found["pictures"] if name not in _PICTURES]
-    style, template = (_file(name) for name in ("page.css", "report.html.j2"))
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(template).render(
-        found, style=style, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
+    return _rendered(
+        "report.html.j2", found, title=title, subtitle=subtitle, facts=_facts(found), warnings=_warnings_of(found),
         verdict=_verdict_shown(folder, found), onwards=list(_onwards(folder, found)), others=others,
-        captions=_PICTURES, reading=_READING, measures=_MEASURES, missing=_MISSING, number=_number)
+        captions=_PICTURES, reading=_READING, measures=_MEASURES, missing=_MISSING)

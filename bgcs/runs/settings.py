@@ -416,7 +416,7 @@ _NO_DEVICE = "Say trainer.accelerator=auto, or install PyTorch for your device: 
 class LabelFiles:
     "What is known of some images beyond presence: see `bgcs.data.annotations.read_labels`."
     masks: str | None = None  # a folder of masks named as their images, a COCO file, or an export of Label Studio
-    boxes: str | None = None  # a COCO file, or an export of Label Studio; or a folder of masks, whose boxes are taken
+    boxes: str | None = None  # a COCO file, or an export of Label Studio
     scribbles: str | None = None  # a folder of scribbles, or an export of Label Studio
 
     def __post_init__(self):
@@ -428,6 +428,7 @@ class LabelFiles:
 # %% ../../nbs/runs/00_settings.ipynb #96cffa41
 _SECTIONS = {"clusters": Clusters, "network": Network, "objective": Objective, "schedule": Schedule, "trainer": Trainer,
              "labels": LabelFiles}
+_BY_FOLDERS = frozenset({"presence", "backgrounds"})  # what two folders of images give a method
 _OURS_ALONE = {"clusters.assign": "mask", "trainer.compile": True}  # what other methods can't do
 
 @dataclass(frozen=True)
@@ -457,7 +458,7 @@ class Settings:
         if given and not cls.takes_labels:
             kind, name = next(iter(given)), self.method.name
             raise ValueError(f"labels.{kind} is given, and {name} learns from presence alone; leave it out")
-        lacking = cls.needs - {"presence", "backgrounds"} - set(given)
+        lacking = cls.needs - _BY_FOLDERS - set(given)
         if lacking:
             needs, name = " and ".join(sorted(lacking)), self.method.name
             raise ValueError(f"method.name={name} needs {needs}: say labels.{needs}=PATH of a folder, COCO or Label Studio")
