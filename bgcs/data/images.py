@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from .files import channels_first, fill_unseen
 from .intensity import Normalization, as_normalization
 from .stores import ArrayStore, FileStore, HDF5Store, LazyImages, Reading, pack
 from .stores import _HDF5_ERRORS, _read_all, _why_not_read, attempt, dataset_of, open_hdf5, stacked
+from .windows import WINDOW, WholeImages, Windows, _headers, _wants_windows, find_scale, place_windows
 from .truth import MaskStore, _MaskValues, _look_into, _Marked, _masks_among, _masks_by_name, _understand
 
 # %% auto #0
@@ -61,7 +62,7 @@ def plot_images(
 
 # %% ../../nbs/data/04_images.ipynb #6ed9f562
 _COLUMNS = ("images", "presence", "source", "names", "masks", "ignored", "background_class", "places", "paths",
-            "raw_ends")
+            "raw_ends", "whole")
 
 def _take(values, index):
     "Some rows of a column, by a tensor of integers."
@@ -105,6 +106,12 @@ def _full_rows(images, columns):
     "Images, and as many white ones as fill the last row."
     return torch.cat([images, torch.ones(-len(images) % columns, *images.shape[1:])])
 
+def _wholes(data):
+    "The images that windows were cut from, in words."
+    shows = data.windows.presence[np.unique(data.whole)]
+    n = int(shows.sum())
+    return f"{n} object + {len(shows) - n} background-only images"
+
 def _in_words(data):
     "What a set holds, for its repr."
     n, (c, h, w) = int(data.presence.sum()), data.shape
@@ -113,6 +120,7 @@ def _in_words(data):
     if data.lazy: known.append("read when used")
     if data.skipped: known.append(str(len(data.skipped)) + " skipped")
     words = f"{n} object + {others} background-only images of {h}×{w}, {c} {channels}"
+    if data.windows is not None: words = f"{n} + {others} {data.windows.windows}, {c} {channels}, of {_wholes(data)}"
     return "; ".join([words, ", ".join(known)]) if known else words
 
 # %% ../../nbs/data/04_images.ipynb #76395fb4
@@ -251,6 +259,8 @@ class ImageSet(_Held, _Seen):
     on_bad: str = "error"  # what becomes of images that cannot be used: 'error', or 'skip'
     skipped: tuple[str, ...] = ()  # complaints about images that were left out
     reading: Reading | None = None  # how files that show one image each were cropped and resized
+    windows: WholeImages | None = None  # the whole images, where these are windows of them: presence is theirs
+    whole: np.ndarray | None = None  # `(n,)` int64: which of these images each window was cut from
 
     def __post_init__(self): check_choice("on_bad", self.on_bad, ("error", "skip"))
 
@@ -278,7 +288,8 @@ class ImageSet(_Held, _Seen):
 
     def weak(self) -> ImageSet:
         "The same set without masks and background classes: all that training may see."
-        return self._with(masks=None, ignored=None, background_class=None)
+        windows = None if self.windows is None else replace(self.windows, masks=None)
+        return self._with(masks=None, ignored=None, background_class=None, windows=windows)
 
     def __getitem__(self,
         index,  # a slice, integer indices, or a bool mask, over images
@@ -376,15 +387,16 @@ def open_set(
 ) -> ImageSet:
     "An image set on a store; small ones are read at once. What every way in ends with."
     if masks is not None and not isinstance(masks, torch.Tensor):
-        values = values or _MaskValues()
-        if isinstance(masks, MaskStore): values = _MaskValues((1,), (2,) if masks.values.ignore else ())
+        values, files = values or _MaskValues(), getattr(masks, "whole", masks)
+        if isinstance(files, MaskStore): values = _MaskValues((1,), (2,) if files.values.ignore else ())
         if values.ignore: columns["ignored"] = LazyImages(masks, _Marked(values, 2), index)
         masks = LazyImages(masks, _Marked(values), index)
     if index is not None:
         columns = {name: value[index] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
     images, presence = LazyImages(store, normalization, index), torch.as_tensor(presence, dtype=torch.bool)
-    store.shows = np.zeros(store.shape[0], bool)  # where an image of one value can't serve
-    store.shows[images.index] = presence.numpy()
+    if "windows" not in columns:  # of which some may well show nothing
+        store.shows = np.zeros(store.shape[0], bool)  # where an image of one value can't serve
+        store.shows[images.index] = presence.numpy()
     data = ImageSet(images, presence, masks=masks, normalization=normalization, raw_dtype=store.dtype.name,
                     on_bad=on_bad, **columns)
     _check_kinds(data.presence)
@@ -534,6 +546,31 @@ def _mask_store(columns, page_of, reading, store, labels, ignore):
     masks = MaskStore(columns["masks"], columns["files"], page_of, reading, store.shape[2:])
     return _look_into(masks, labels, ignore)
 
+# %% ../../nbs/data/04_images.ipynb #c2c79b15
+def _windows_of(store, window, scale, most):
+    "Sizes of the images and what windows they become; None where they are trained on whole."
+    reading, asked = store.reading, window is not None or scale is not None
+    if reading.resize is not None:
+        if not asked: return None
+        raise ImageSetError("resize= brings whole images to one size, and window= and scale= cut them: say one of them")
+    some = np.unique(np.linspace(0, len(store.paths) - 1, min(64, len(store.paths))).astype(int))
+    page = None if store.pages is None else [store.pages[i] for i in some]
+    if not asked and not _wants_windows(_headers([store.paths[i] for i in some], page, reading)): return None
+    sizes, side = _headers(store.paths, store.pages, reading), WINDOW if window is None else window
+    windows = Windows(side, find_scale(scale, sizes, check_whole("window", side, 1, "pixels")))
+    return sizes, windows, check_whole("most_windows", most, 1, "windows")
+
+def _cut_windows(store, mask_store, presence, given, sizes, windows, most):
+    "Stores of the windows of whole images and of their masks, their presence, and what the set is to be given of each."
+    which, places, total = place_windows(sizes, windows.tile, most)
+    presence = np.array(presence, bool)
+    whole = WholeImages(windows, store, presence, sizes, total, mask_store)
+    if given["source"] is None: given["source"] = given["names"]
+    columns = {name: given[name][which] for name in ("source", "paths")}
+    names = np.array([f"{given['names'][k]} [{top}, {left}]" for k, (top, left) in zip(which, places[:, :2])])
+    images, masks = whole.cut(which, places)
+    return images, masks, presence[which], given | columns | dict(names=names, places=places, windows=whole, whole=which)
+
 # %% ../../nbs/data/04_images.ipynb #d4694649
 def _check_lengths(columns):
     n = len(columns["files"])
@@ -553,6 +590,9 @@ def from_files(
     color: str | None = None,  # 'gray' or 'rgb': convert to that; None: channels as they are
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle of each
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
+    window: int | None = None,  # side of windows to cut whole images into, in pixels of the network; None: 64, where sizes are mixed or large
+    scale: float | str | None = None,  # of windows: pixels of the network for one of the images, see `bgcs.data.windows.find_scale`
+    most_windows: int = 20_000,  # windows of all images together, about
     dtype: str | None = None,  # NumPy type to convert to, where files differ
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one
     mask_labels=None,  # which values of a mask mean the object; None: all but 0
@@ -578,10 +618,12 @@ def from_files(
     paths = np.array(columns["files"])
     names = paths if columns["names"] is None else np.array(columns["names"])
     source = None if columns["source"] is None else np.asarray(columns["source"])
-    normalization = as_normalization(normalization, "image" if crop is None else "patch")
-    return open_set(store, columns["presence"], normalization, on_bad, lazy, progress,
-                    masks=mask_store, source=source, names=names, paths=paths, skipped=(*skipped, *unclear),
-                    reading=reading)
+    given = dict(source=source, names=names, paths=paths, skipped=(*skipped, *unclear), reading=reading)
+    how = _windows_of(store, window, scale, most_windows)
+    measured = "image" if crop is None and how is None else "patch"
+    normalization, presence = as_normalization(normalization, measured), columns["presence"]
+    if how is not None: store, mask_store, presence, given = _cut_windows(store, mask_store, presence, given, *how)
+    return open_set(store, presence, normalization, on_bad, lazy, progress, masks=mask_store, **given)
 
 # %% ../../nbs/data/04_images.ipynb #9caaa02b
 def _called(folders, names):

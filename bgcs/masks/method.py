@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import warnings
 from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
+from ..data.windows import Windows
 from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
 from .criteria import Verdict, _judge, _last_best, _verdict_in_words
 from .witness import train_witness
@@ -139,6 +141,7 @@ def _card(method, data, schedule, verdict):
     images = {
         "object images": int(data.presence.sum()), "background-only images": int((~data.presence).sum()),
         "size": "×".join(map(str, data.shape)),
+        "windows": None if data.windows is None else str(data.windows.windows),
         "sources": None if data.source is None else len(set(data.source)),
         "normalization": str(data.normalization),
     }
@@ -240,6 +243,7 @@ class _Learns(_Prepares):
         self._take_channels(data.shape[0])
         if start is not None: self._start_from(start, data.normalization)
         given, data, self.normalization_ = data, data.packed(progress=progress).weak(), data.normalization
+        self.windows_ = None if data.windows is None else data.windows.windows
         n = len(given) - len(data)
         if n and len(labels): raise ValueError(_MOVED.format(n=n))
         clusters = self._clusters_of(data, clusters, clusterer, folder, progress, training.get("accelerator", "auto"))
@@ -382,10 +386,11 @@ _OLDER = (
 )
 
 def _write(method, folder):
-    normalization = method.normalization_
+    normalization, windows = method.normalization_, method.windows_
     return write_checkpoint(Path(folder) / method._file, {
         method._called: method._format, "settings": method.settings, "threshold": method.threshold_,
         "normalization": None if normalization is None else normalization.to_dict(),
+        "windows": None if windows is None else asdict(windows),
         "card": method.card_, "weights": dict(method._kept.state_dict()),
     })
 
@@ -403,6 +408,7 @@ def _restore(cls, path, found, normalizing):
         stored = found["normalization"]
         method.normalization_ = None if stored is None else Normalization.from_dict(stored, normalizing)
         method.threshold_, method.card_ = float(found["threshold"]), found.get("card")
+        method.windows_ = Windows(**found["windows"]) if found.get("windows") else None
         expected = method._kept.state_dict()
     check_weights(path, found.get("weights"), expected)
     method = method.to_empty(device="cpu")
@@ -432,8 +438,9 @@ class Method(_Fits, _Predicts, _Saves):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
-    the images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None
-    where no images were held out to judge by.
+    the images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`, what
+    the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held out
+    to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words
@@ -454,6 +461,7 @@ class Method(_Fits, _Predicts, _Saves):
         self.settings, self.random_state = settings, settings["random_state"]
         self.threshold_, self.history_, self.card_ = 0.5, [], None
         self.normalization_: Normalization | None = None
+        self.windows_: Windows | None = None
         self.clusterer_ = self.net = self._labelled = None
         if settings["channels"] is not None: self._make()
 

@@ -302,6 +302,12 @@ class _Queue:
         self.waiting, self.n = [], 0
 
 # %% ../../nbs/masks/04_predict.ipynb #092b274f
+def _tiling_for(segmenter, options):
+    "How images are cut into tiles: as is said, otherwise as the windows that the model was trained on."
+    windows = getattr(segmenter, "windows_", None)
+    as_trained = windows is not None and options.get("tile") is None and options.get("resize") is None
+    return Tiling(**options | {"tile": windows.tile, "resize": windows.side} if as_trained else options)
+
 def _model_of(segmenter, flip):
     "From images to masks, averaged over flips."
     if flip == "none": return segmenter
@@ -344,7 +350,8 @@ def predict_large(
     with kept_memory(), _bar(1, 0, progress) as bar:
         image = channels_first(np.asanyarray(image), channel_axis=channel_axis)
         images = [_without_alpha(image, getattr(segmenter, "settings", {}).get("channels"))]
-        mask = next(_stream(segmenter, images, Tiling(**tiling), batch_size, flip, bar.update))
+        tiling = _tiling_for(segmenter, tiling)
+        mask = next(_stream(segmenter, images, tiling, batch_size, flip, bar.update))
     if isinstance(mask, ImageSetError): raise ImageSetError(f"the image {mask}")
     return mask
 
@@ -1013,7 +1020,7 @@ def predict_files(
 ) -> Predictions:
     "Masks, overlays and tables of many images."
     threshold = segmenter.threshold_ if threshold is None else threshold
-    tiling, out = Tiling(**tiling), Path(out)
+    tiling, out = _tiling_for(segmenter, tiling), Path(out)
     counts = dict(batch_size=batch_size, threads=threads, min_area=min_area)
     _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts)
     complaints = [] if on_bad == "skip" else None

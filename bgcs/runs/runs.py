@@ -107,7 +107,9 @@ class Run:
         **options,  # of `bgcs.masks.predict.predict_files`: threshold, min_area, flip, on_bad, tile, overlap, …
     ) -> Predictions:
         "Masks of other images, cut and resized as those that it was trained on."
-        found = _tiling_of(self, self.clusterer.shape_) | options
+        found = _tiling_of(self, self.clusterer.shape_)
+        if self.segmenter.windows_ is not None: found.pop("tile")  # the model knows
+        found |= options
         out = out or self.folder / "predictions"
         return predict_files(self.segmenter, _files_in(images), out, progress=progress, **found)
 
