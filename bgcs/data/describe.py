@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .files import ImageSetError, image_info, listing
-from .images import ImageSet, _in_a_part, _true_masks, plot_images
+from .images import ImageSet, _in_a_part, _true_masks, _wholes, plot_images
 from .splits import PARTS, Splits, _can_be_dealt, _copies_and_blanks, _films, _STRETCHES, _TIE
 from .stores import attempt
 from .truth import _outside_in, _rim_share
@@ -75,7 +75,9 @@ def _plural(n, thing): return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 def _facts(d: Description):
     "What there is, line by line."
-    counts = ", ".join(f"{n} {kind} images" for kind, n in d.counts.items())
+    if d.data.windows is not None: yield from _about_windows(d.data)
+    things = "images" if d.data.windows is None else "windows"
+    counts = ", ".join(f"{n} {kind} {things}" for kind, n in d.counts.items())
     channels, height, width = d.shape
     as_used = _plural(channels, "channel")
     yield f"{counts} of {height}×{width}, {as_used}; normalisation {d.data.normalization}"
@@ -91,6 +93,16 @@ def _facts(d: Description):
         yield f"{kind}: {numbers} from {low:.5g} to {high:.5g}; {clipped}"
     if d.blank: yield _plural(d.blank, "image") + " of one value everywhere"
     if d.marked is not None: yield _about_masks(**d.marked)
+
+def _about_windows(data):
+    "What of whole images becomes windows, and how large objects are in them."
+    wholes, count = data.windows, len(np.unique(data.whole))
+    (low, narrow), (high, wide) = wholes.sizes.min(0), wholes.sizes.max(0)
+    yield f"whole images: {_wholes(data)} of {low}×{narrow} to {high}×{wide} px; presence is known of the whole"
+    yield f"{wholes.windows}; {wholes.windows.of_objects()} in them. Another scale: scale=, window="
+    all_of_them = count == len(wholes.presence)
+    if all_of_them and len(data) < wholes.total:
+        yield f"{len(data)} of the {wholes.total} windows that cover them, drawn at random: most_windows="
 
 def _about_masks(share, rim, ignored):
     masks, least, mean, most = _plural(len(share), "true mask"), share.min(), share.mean(), share.max()

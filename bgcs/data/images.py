@@ -592,7 +592,7 @@ def from_files(
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
     window: int | None = None,  # side of windows to cut whole images into, in pixels of the network; None: 64, where sizes are mixed or large
     scale: float | str | None = None,  # of windows: pixels of the network for one of the images, see `bgcs.data.windows.find_scale`
-    most_windows: int = 20_000,  # windows of all images together, about
+    most_windows: int = 8_000,  # windows of all images together, about
     dtype: str | None = None,  # NumPy type to convert to, where files differ
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one
     mask_labels=None,  # which values of a mask mean the object; None: all but 0

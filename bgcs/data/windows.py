@@ -56,7 +56,7 @@ def _cover(height, width, tile):
 def place_windows(
     sizes: np.ndarray,  # `(n, 2)` heights and widths of the images, px
     tile: int,  # side of a window in pixels of the images
-    most: int = 20_000,  # windows of all images together, about
+    most: int = 8_000,  # windows of all images together, about
     random_state: int = 0,  # seed of which are drawn, where there are more
 ) -> tuple[np.ndarray, np.ndarray, int]:  # `(p,)` number of the image of each window, its place `(p, 5)`, and how many there are to draw from
     "Windows that cover images, or as many as are wanted."

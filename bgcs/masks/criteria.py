@@ -27,8 +27,8 @@ from .witness import Witness, train_witness
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold', 'compare',
-           'plot_comparison', 'Verdict', 'rank_agreement']
+__all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'likeliest_windows', 'mask_iou', 'criteria',
+           'choose_threshold', 'compare', 'plot_comparison', 'Verdict', 'rank_agreement']
 
 # %% ../../nbs/masks/01_criteria.ipynb #22b56ee5
 @torch.no_grad()
@@ -213,6 +213,19 @@ def judged_clusters(
     if len(enough) < 2: return None
     known = torch.isin(clusters, torch.tensor(enough, dtype=clusters.dtype, device=clusters.device))
     return torch.where(known, clusters, -1)
+
+# %% ../../nbs/masks/01_criteria.ipynb #66665db7
+def likeliest_windows(
+    data: ImageSet,  # windows of whole images
+    witness: Witness,  # trained on windows of other images
+    each: int = 2,  # windows of each image
+) -> torch.Tensor:  # `(k,)` int64 numbers of windows
+    "The windows of each whole image that are likeliest to show the object."
+    seen = torch.cat([witness.probability(batch) for batch in data.images.split(1024)]).numpy()
+    order = np.lexsort((-seen, data.whole))
+    first = np.r_[True, np.diff(data.whole[order]) != 0]
+    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    return torch.from_numpy(np.sort(order[rank < each]))
 
 # %% ../../nbs/masks/01_criteria.ipynb #3a9f6597
 def mask_iou(

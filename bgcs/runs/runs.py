@@ -40,11 +40,14 @@ from ..data.splits import Splits
 from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
-from ..masks.criteria import FOLDS, Verdict, _verdict, _verdict_in_words, compare, criteria, hold_out, judged_clusters
+from ..masks.criteria import FOLDS, Verdict, _verdict, _verdict_in_words, compare, criteria, hold_out
+from ..masks.criteria import judged_clusters, likeliest_windows
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.method import Method, load_method, method_class
 from ..masks.segment import Segmenter
+from ..masks.whole import evaluate_whole, plot_whole
+from ..masks.witness import train_witness
 from .report import _why_not_judged, data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, _PATHS, gather, load_images, settings_from
 
@@ -307,16 +310,19 @@ _NOT_CHOSEN = ("The last weights are kept. More images or fewer clusters help; s
 def _judges(
     data: ImageSet,  # held-out images
     clusterer: BackgroundClusterer,
+    others: ImageSet,  # images that the model is trained on
     random_state: int = 0,  # seed
 ):  # a `HeldOut`; None: too few images
-    "What criteria compare."
+    "What criteria compare; of windows those that are likeliest to show the object, by a witness of other images."
+    witness = None if data.windows is None else train_witness(others.packed(), random_state=random_state)
+    if witness is not None: data = data[likeliest_windows(data, witness)]
     clusters = judged_clusters(data.presence, clusterer.predict(data))
-    return None if clusters is None else hold_out(data, clusters, random_state=random_state)
+    return None if clusters is None else hold_out(data, clusters, random_state=random_state, witness=witness)
 
 def _judges_of(run, parts, clusterer):
     "What criteria compare in a run's training, where anything is to be chosen by it."
     if not run.settings.schedule.choose: return None
-    found = _judges(parts.val, clusterer, run.settings.seed)
+    found = _judges(parts.val, clusterer, parts.train, run.settings.seed)
     few = f"{len(parts.val)} validation images are too few to choose a round and a threshold by: {_AT_LEAST}"
     if found is None: warnings.warn(f"{few}. {_NOT_CHOSEN}")
     return found
@@ -466,20 +472,26 @@ def _write_results(
     "Write criteria, the verdict, metrics and pictures of the masks."
     test, found, segmenter = parts.test.objects, {}, _on_device(segmenter, run.settings)
     masks = segmenter.predict(test)
-    judged = _judges(parts.val, clusterer, run.settings.seed)
+    judged = _judges(parts.val, clusterer, parts.train, run.settings.seed)
     if judged:
         found |= criteria(segmenter, judged, segmenter.threshold_)
         run.write("criteria.json", found)
         run.write("verdict.json", _verdict(found).to_dict())
     if parts.test.masks is not None and parts.test.masks[:].any():
-        metrics = evaluate(masks, parts.test, segmenter.threshold_)
+        metrics = _metrics_of(segmenter, masks, parts.test)
         run.write("metrics.json", metrics)
         found |= metrics
-    run.write("figures/masks.png", plot_masks(test, masks, segmenter.threshold_))
+    if test.windows is None: run.write("figures/masks.png", plot_masks(test, masks, segmenter.threshold_))
+    else: run.write("figures/masks.png", plot_whole(segmenter, test))
     run.write("figures/composites.png", _composites(parts.test, masks, segmenter.threshold_, clusterer))
     said = ", ".join(f"{name} {found[name]:.3f}" for name in ("score", "iou", "ap") if name in found)
     run.say(said or "no validation or test images to judge by")
     return found
+
+def _metrics_of(segmenter, masks, data):
+    "Metrics on test images: of windows, on the whole images that they were cut from."
+    if data.windows is None: return evaluate(masks, data, segmenter.threshold_)
+    return evaluate_whole(segmenter, data)
 
 def _composites(data, masks, threshold, clusterer, size=6):
     "Some objects, spread evenly, before a background of each cluster."
@@ -661,7 +673,7 @@ def compare_runs(
     if parts.test.masks is None: return table
     metrics = {}
     for name, model in models.items():
-        metrics[name] = evaluate(model.predict(parts.test.objects), parts.test, model.threshold_)
+        metrics[name] = _metrics_of(model, model.predict(parts.test.objects), parts.test)
     return table.join(pd.DataFrame.from_dict(metrics, orient="index")[["iou", "ap", "f1"]])
 
 def _by_name(runs):
