@@ -491,6 +491,11 @@ def _remedies(forms):
     if len(types) > 1: remedies.append("dtype='float32', with a normalization that doesn't go by the type")
     return " and ".join(remedies)
 
+def _or_windows(forms):
+    "Another remedy, where files differ in nothing but size."
+    alike = len({(shape[0], np.dtype(dtype)) for shape, dtype in forms}) == 1
+    return " To train on windows of them at one scale, say window=64." if alike else ""
+
 def _mixed(others, form, n_form):
     "The message about images of several forms; `others` has `(index, name, complaint)` of each image, by form."
     if len(others) > 7: return _many_kinds(others, form, n_form)
@@ -500,7 +505,8 @@ def _mixed(others, form, n_form):
         looks, n, (_, example, _) = _describe_form(*other), len(members), members[0]
         lines.append(f"{looks}: {n} images, such as {example}")
     return ("Images differ in size, channels or type:\n" + listing(lines) +
-            f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind.")
+            f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind."
+            f"{_or_windows([form, *others])}")
 
 def _many_kinds(others, form, n_form):
     "The message where images have so many forms that a list of them would be a page; what to do comes first."
@@ -516,7 +522,7 @@ def _many_kinds(others, form, n_form):
     lines = [f"smallest: {low[1]}×{low[2]}, {small}", f"median: {height}×{width}",
              f"largest: {high[1]}×{high[2]}, {large}", f"most frequent: {looks}, {n} images"]
     return (f"Images differ in size, channels or type: say {remedies} to bring them to one.\n"
-            f"{total} images are of {kinds} kinds:\n" + listing(lines))
+            f"{total} images are of {kinds} kinds:\n" + listing(lines) + _or_windows([form, *others]))
 
 # %% ../../nbs/data/03_stores.ipynb #764de298
 class _Problems:

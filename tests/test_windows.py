@@ -1,0 +1,217 @@
+"Whole images of mixed sizes, of which only the whole is known to show the object, as windows at a scale."
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bgcs.data.describe import describe
+from bgcs.data.files import ImageSetError
+from bgcs.data.images import from_files, from_folders
+from bgcs.data.splits import split
+from bgcs.data.windows import Windows, find_scale, place_windows
+from bgcs.masks.criteria import likeliest_windows
+from bgcs.masks.method import load_method
+from bgcs.masks.predict import predict_files, predict_large
+from bgcs.masks.segment import Segmenter
+from bgcs.masks.whole import evaluate_whole, plot_whole, predict_whole
+
+
+def _write(folder, n, rng, shows=True, low=90, high=180, dtype=np.uint8):
+    "Noise of mixed sizes, with a bright square each; files, and masks beside them."
+    folder.mkdir(parents=True)
+    (masks := folder.parent / "masks").mkdir(exist_ok=True)
+    for k in range(n):
+        h, w = rng.integers(low, high, 2)
+        image, mask = rng.normal(100, 20, (h, w)).clip(0, 255).astype(dtype), np.zeros((h, w), np.uint8)
+        if shows:
+            top, left = rng.integers(0, (h - 20, w - 20))
+            image[top:top + 20, left:left + 20] = mask[top:top + 20, left:left + 20] = 255
+            Image.fromarray(mask).save(masks / f"{k:02}.png")
+        Image.fromarray(image).save(folder / f"{k:02}.png")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    return _write(tmp_path / "with", 16, rng), _write(tmp_path / "without", 16, rng, shows=False)
+
+
+@pytest.fixture
+def data(folders):
+    return from_folders(*folders, mask_folder=folders[0].parent / "masks", window=32, scale=0.5, progress=False)
+
+
+def test_sets_of_mixed_sizes_open_as_they_are(folders):
+    found = from_folders(*folders, progress=False)
+    assert found.shape == (1, 64, 64)
+    assert "64×64 at scale" in repr(found) and "16 object + 16 background-only images" in repr(found)
+    assert len(found) > 32 and set(found.whole) == set(range(32))
+    assert all(found.presence.numpy() == found.windows.presence[found.whole])
+
+
+def test_one_image_of_another_size_is_a_mistake(tmp_path):
+    rng = np.random.default_rng(0)
+    a = _write(tmp_path / "a", 20, rng, low=64, high=65)
+    b = _write(tmp_path / "b", 20, rng, shows=False, low=64, high=65)
+    Image.fromarray(np.zeros((70, 64), np.uint8) + np.arange(64, dtype=np.uint8)).save(a / "odd.png")
+    with pytest.raises(ImageSetError, match="window="): from_folders(a, b, progress=False)
+    assert from_folders(a, b, window=32, progress=False).windows is not None
+    (a / "odd.png").unlink()
+    assert from_folders(a, b, progress=False).windows is None
+
+
+def test_windows_show_what_lies_there(data):
+    i = 5
+    top, left, height, width, _ = data.places[i]
+    image = data.windows.image(data.whole[i])[0].astype(float)
+    part = image[top:top + height, left:left + width]
+    shrunk = torch.nn.functional.interpolate(torch.tensor(part)[None, None], (32, 32), mode="bilinear", antialias=True)
+    assert (data.images[i:i + 1] * 255 - shrunk).abs().max() < 1
+    truth = data.windows.mask(data.whole[i])[0][top:top + height, left:left + width]
+    assert abs(float(data.masks[:][i].float().mean()) - truth.mean()) < 0.03
+
+
+def test_windows_cover_every_pixel(data):
+    for k in range(3):
+        seen = np.zeros(data.windows.sizes[k], bool)
+        for top, left, height, width, _ in data.places[data.whole == k]: seen[top:top + height, left:left + width] = True
+        assert seen.all()
+
+
+def test_images_smaller_than_a_window_are_mirrored_out(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b = _write(tmp_path / "a", 4, rng, low=24, high=60), _write(tmp_path / "b", 4, rng, False, low=24, high=60)
+    found = from_folders(a, b, window=64, scale=1.0, progress=False)
+    assert len(found) == 8 and found.shape == (1, 64, 64)
+    image = found.windows.image(0)
+    top = (64 - image.shape[1]) // 2
+    left = (64 - image.shape[2]) // 2
+    inside = found.images[0, :, top:top + image.shape[1], left:left + image.shape[2]] * 255
+    assert torch.allclose(inside, torch.tensor(image).float(), atol=0.01)
+
+
+def test_few_windows_are_drawn_from_every_image(folders):
+    found = from_folders(*folders, window=32, scale=1.0, most_windows=64, progress=False)
+    assert len(found) <= 64 and set(found.whole) == set(range(32))
+    again = from_folders(*folders, window=32, scale=1.0, most_windows=64, progress=False)
+    assert (found.places == again.places).all()
+    assert f"{len(found)} of the {found.windows.total} windows" in str(describe(found))
+
+
+def test_parts_of_one_image_stay_together(data):
+    parts = split(data, val=0.2, test=0.2)
+    seen = [set(part.whole) for part in (parts.train, parts.val, parts.test)]
+    assert not seen[0] & seen[1] and not seen[1] & seen[2] and not seen[0] & seen[2]
+    assert set.union(*seen) == set(range(32))
+
+
+def test_described_in_the_words_of_whole_images(data):
+    text = str(describe(data))
+    assert "16 object + 16 background-only images of" in text and "presence is known of the whole" in text
+    assert "8 px become 4" in text and "windows of 32×32 at scale 0.5" in text
+
+
+@pytest.mark.parametrize("options, said", [
+    (dict(scale="small"), "'objects 40'"),
+    (dict(scale=0), "above 0"),
+    (dict(scale=100.0), "at most 8"),
+    (dict(scale="objects 0"), "'objects 40'"),
+    (dict(scale=True), "expected a number"),
+    (dict(window=3), "window=3"),
+    (dict(window=32, resize=(64, 64)), "say one of them"),
+    (dict(most_windows=0), "most_windows=0"),
+])
+def test_what_cannot_be_is_refused(folders, options, said):
+    with pytest.raises(ValueError, match=said): from_folders(*folders, progress=False, **options)
+
+
+def test_a_damaged_image_is_named(folders):
+    (folders[0] / "03.png").write_bytes(b"no image")
+    with pytest.raises(ImageSetError, match="03.png"): from_folders(*folders, window=32, progress=False)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        found = from_folders(*folders, window=32, on_bad="skip", lazy=False, progress=False)
+    assert 3 not in set(found.whole)
+
+
+def test_truth_is_not_among_what_training_sees(data):
+    weak = data.weak()
+    assert weak.masks is None and weak.windows.masks is None
+    assert data.windows.masks is not None
+
+
+def test_model_knows_its_windows(data, tmp_path):
+    model = Segmenter(base_width=4, random_state=0).fit(data, steps=6, rounds=1, held_out=None, progress=False)
+    assert model.windows_ == Windows(32, 0.5)
+    model.save(tmp_path / "model")
+    again = load_method(tmp_path / "model")
+    assert again.windows_ == model.windows_
+    image = data.windows.image(0)
+    mask = predict_large(again, image, 0, progress=False)
+    assert mask.shape == image.shape[1:]
+    said = predict_large(model, image, 0, tile=64, resize=32, progress=False)
+    np.testing.assert_allclose(mask, said)
+    done = predict_files(model, [data.paths[0]], tmp_path / "out", progress=False)
+    assert done.images.height[0] == image.shape[1]
+    found = dict(predict_whole(model, data, progress=False))
+    np.testing.assert_allclose(found[0], mask)
+    assert plot_whole(model, data, n=2).axes
+
+
+def test_measured_on_whole_images(data):
+    "A model that knows where squares are, and one that knows nothing."
+    def bright(images): return (images > 0.9).float()
+    def nothing(images): return torch.zeros_like(images)
+    good, bad = evaluate_whole(bright, data, 0.5, False), evaluate_whole(nothing, data, 0.5, False)
+    assert good["ap"] > 0.8 and good["presence_auc"] > 0.95 and good["iou"] > 0.7
+    assert bad["iou"] == 0 and bad["presence_auc"] == 0.5
+    with pytest.raises(ValueError, match="true masks"): evaluate_whole(bright, data.weak(), 0.5)
+
+
+def test_likeliest_windows_are_of_every_image(data):
+    class Brightest:
+        def probability(self, images): return images.amax((1, 2, 3))
+    found = likeliest_windows(data, Brightest(), each=1)
+    assert sorted(data.whole[found]) == list(range(32))
+    shown = data.objects[torch.from_numpy(np.isin(data.objects.names, data.names[found]))]
+    assert shown.masks[:].flatten(1).any(1).float().mean() > 0.9
+
+
+def test_same_windows_from_a_packed_cache(data, folders, tmp_path):
+    lazy = from_folders(*folders, window=32, scale=0.5, lazy=True, progress=False)
+    packed = lazy.packed(tmp_path / "cache", progress=False)
+    assert torch.equal(packed.images[:], data.images[:]) and (packed.whole == data.whole).all()
+
+
+def test_files_of_16_bits_and_colours(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for k in range(4):
+            h, w = rng.integers(70, 120, 2)
+            Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(tmp_path / kind / f"{k}.png")
+    found = from_folders(tmp_path / "a", tmp_path / "b", window=32, progress=False)
+    assert found.shape == (3, 32, 32)
+    assert from_folders(tmp_path / "a", tmp_path / "b", window=32, color="gray", progress=False).shape == (1, 32, 32)
+
+
+def test_scale_follows_from_a_word():
+    sizes = np.array([[300, 400], [200, 800], [400, 500]])
+    assert find_scale("shortest 150", sizes, 64) == 0.5
+    assert find_scale("longest 250", sizes, 64) == 0.5
+    assert find_scale("objects 32", sizes, 64) == 0.5
+    assert find_scale(None, np.array([[30, 40]]), 64) == 1.0  # nothing is enlarged unasked
+
+
+def test_places_keep_to_images():
+    sizes = np.array([[50, 200], [10, 10], [64, 64]])
+    which, places, total = place_windows(sizes, 64)
+    assert total == len(which) and (np.bincount(which) == [6, 1, 1]).all()
+    ends = places[:, :2] + places[:, 2:4]
+    assert (ends <= sizes[which]).all()
+
+
+def test_from_a_list_of_files(folders):
+    files = sorted(folders[0].iterdir()) + sorted(folders[1].iterdir())
+    found = from_files(files, [True] * 16 + [False] * 16, window=32, scale="objects 20", progress=False)
+    assert found.windows.windows.scale == pytest.approx(0.4)
