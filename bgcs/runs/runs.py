@@ -307,15 +307,20 @@ _AT_LEAST = f"at least {FOLDS} of each kind in two clusters are needed"
 _NOT_CHOSEN = ("The last weights are kept. More images or fewer clusters help; schedule.choose=false says that this is "
                "meant")
 
+def _likely(data, others, random_state=0):
+    "Held-out images, and a witness; of windows those that are likeliest to show the object, by one of other images."
+    if data.windows is None: return data, None
+    witness = train_witness(others.packed(), random_state=random_state)
+    return data[likeliest_windows(data, witness)], witness
+
 def _judges(
     data: ImageSet,  # held-out images
     clusterer: BackgroundClusterer,
     others: ImageSet,  # images that the model is trained on
     random_state: int = 0,  # seed
 ):  # a `HeldOut`; None: too few images
-    "What criteria compare; of windows those that are likeliest to show the object, by a witness of other images."
-    witness = None if data.windows is None else train_witness(others.packed(), random_state=random_state)
-    if witness is not None: data = data[likeliest_windows(data, witness)]
+    "What criteria compare."
+    data, witness = _likely(data, others, random_state)
     clusters = judged_clusters(data.presence, clusterer.predict(data))
     return None if clusters is None else hold_out(data, clusters, random_state=random_state, witness=witness)
 
@@ -667,9 +672,10 @@ def compare_runs(
     settings = _with_other_images(first.settings, changes) if changes else first.settings
     _, parts = load_images(settings.data)
     for name, model in models.items(): _check_kind(name, model, parts.val)
-    labels = judged_clusters(parts.val.presence, first.clusterer.predict(parts.val))
-    if labels is None: raise ValueError(f"{len(parts.val)} validation images are too few to compare by: {_AT_LEAST}")
-    table = compare(models, parts.val, labels, threshold="auto", progress=progress)
+    held_out, _ = _likely(parts.val, parts.train, first.settings.seed)
+    labels = judged_clusters(held_out.presence, first.clusterer.predict(held_out))
+    if labels is None: raise ValueError(f"{len(held_out)} validation images are too few to compare by: {_AT_LEAST}")
+    table = compare(models, held_out, labels, threshold="auto", progress=progress)
     if parts.test.masks is None: return table
     metrics = {}
     for name, model in models.items():
