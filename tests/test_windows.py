@@ -9,7 +9,7 @@ from bgcs.data.files import ImageSetError
 from bgcs.data.images import from_files, from_folders
 from bgcs.data.splits import split
 from bgcs.data.windows import Windows, find_scale, place_windows
-from bgcs.masks.criteria import likeliest_windows
+from bgcs.masks.criteria import _judge, criteria, hold_out
 from bgcs.masks.method import load_method
 from bgcs.masks.predict import predict_files, predict_large
 from bgcs.masks.segment import Segmenter
@@ -168,13 +168,14 @@ def test_measured_on_whole_images(data):
     with pytest.raises(ValueError, match="true masks"): evaluate_whole(bright, data.weak(), 0.5)
 
 
-def test_likeliest_windows_are_of_every_image(data):
-    class Brightest:
-        def probability(self, images): return images.amax((1, 2, 3))
-    found = likeliest_windows(data, Brightest(), each=1)
-    assert sorted(data.whole[found]) == list(range(32))
-    shown = data.objects[torch.from_numpy(np.isin(data.objects.names, data.names[found]))]
-    assert shown.masks[:].flatten(1).any(1).float().mean() > 0.9
+def test_whole_images_are_judged_by_their_surest_window(data):
+    clusters = torch.from_numpy(data.whole % 2)
+    held_out = hold_out(data, clusters)
+    assert held_out.bags.whole.unique().tolist() == list(range(32)) and int(held_out.bags.shows.sum()) == 16
+    found = criteria(lambda images: (images > 0.9).float(), held_out)
+    assert found["separation"] > 0.95 and found["score"] > 0.3 and "evidence" not in found
+    assert _judge(lambda images: (images > 0.9).float(), held_out, 0.5).word != "failed"
+    assert criteria(lambda images: torch.full_like(images, 0.5), held_out)["separation"] == 0.5
 
 
 def test_same_windows_from_a_packed_cache(data, folders, tmp_path):

@@ -27,8 +27,8 @@ from .witness import Witness, train_witness
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'likeliest_windows', 'mask_iou', 'criteria',
-           'choose_threshold', 'compare', 'plot_comparison', 'Verdict', 'rank_agreement']
+__all__ = ['predict_masks', 'Bags', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold',
+           'compare', 'plot_comparison', 'Verdict', 'rank_agreement']
 
 # %% ../../nbs/masks/01_criteria.ipynb #22b56ee5
 @torch.no_grad()
@@ -64,6 +64,25 @@ def _checked_masks(masks, images):
         raise ValueError(f"the model gave masks from {low:.3g} to {high:.3g}; expected 0 to 1: {remedy}")
     return masks
 
+# %% ../../nbs/masks/01_criteria.ipynb #9f4fdc52
+@dataclass(frozen=True, eq=False)
+class Bags:
+    "Windows of held-out whole images: where an image shows the object, some of its windows do."
+    images: torch.Tensor  # `(k, c, h, w)` windows
+    whole: torch.Tensor  # `(k,)` int64: of which whole image each is
+    shows: torch.Tensor  # `(b,)` bool: which whole images show the object
+
+def _bags_of(data, generator, most=12):
+    "Some windows of each whole image of a set, at random; None where the images are no windows."
+    if data.windows is None: return None
+    numbers, whole = np.unique(data.whole, return_inverse=True)
+    order = torch.randperm(len(data), generator=generator).numpy()
+    order = order[np.argsort(whole[order], kind="stable")]
+    place = np.arange(len(order)) - np.searchsorted(whole[order], whole[order])
+    chosen = np.sort(order[place < most])
+    shows = torch.from_numpy(data.windows.presence[numbers])
+    return Bags(data.images[torch.from_numpy(chosen)], torch.from_numpy(whole[chosen]), shows)
+
 # %% ../../nbs/masks/01_criteria.ipynb #36066343
 @dataclass(frozen=True, eq=False)
 class HeldOut:
@@ -78,6 +97,7 @@ class HeldOut:
     backgrounds: torch.Tensor  # `(m, c, h, w)` background-only images
     random_state: int  # seed of what the criteria draw
     witness: Witness | None = None  # trained on other images; None: two are trained on these, each for the other half
+    bags: Bags | None = None  # where these are windows of whole images
 
     def __len__(self): return len(self.objects)
 
@@ -195,6 +215,7 @@ def hold_out(
         backgrounds=data.images[backgrounds[spread]],
         random_state=random_state,
         witness=witness,
+        bags=_bags_of(data, generator),
     )
 
 # %% ../../nbs/masks/01_criteria.ipynb #166432b0
@@ -213,19 +234,6 @@ def judged_clusters(
     if len(enough) < 2: return None
     known = torch.isin(clusters, torch.tensor(enough, dtype=clusters.dtype, device=clusters.device))
     return torch.where(known, clusters, -1)
-
-# %% ../../nbs/masks/01_criteria.ipynb #66665db7
-def likeliest_windows(
-    data: ImageSet,  # windows of whole images
-    witness: Witness,  # trained on windows of other images
-    each: int = 2,  # windows of each image
-) -> torch.Tensor:  # `(k,)` int64 numbers of windows
-    "The windows of each whole image that are likeliest to show the object."
-    seen = torch.cat([witness.probability(batch) for batch in data.images.split(1024)]).numpy()
-    order = np.lexsort((-seen, data.whole))
-    first = np.r_[True, np.diff(data.whole[order]) != 0]
-    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-    return torch.from_numpy(np.sort(order[rank < each]))
 
 # %% ../../nbs/masks/01_criteria.ipynb #3a9f6597
 def mask_iou(
@@ -373,10 +381,19 @@ def _removal_residual(
     left = harden(predict_masks(model, composite(backgrounds, masks, images), batch_size), threshold)
     return float(left.sum() / masks.sum())
 
+_TOP = 0.05  # share of the pixels of a mask, the highest, whose mean is an image's score
+
+def _separation_of_bags(bags, masks):
+    "How well the surest window of each whole image tells those that show the object from others."
+    from sklearn.metrics import roc_auc_score
+    if len(bags.shows.unique()) < 2: raise ValueError("all held-out whole images are of one kind; hold out some of each")
+    surest = torch.zeros(len(bags.shows)).scatter_reduce(0, bags.whole, top_mean(masks, _TOP), "amax")
+    return float(roc_auc_score(bags.shows.numpy(), surest.numpy()))
+
 def _separation(
     object_masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], of object images
     background_masks: torch.Tensor,  # `(m, 1, h, w)` in [0, 1], of background-only images
-    top: float = 0.05,  # share of the pixels, the highest, whose mean is an image's score
+    top: float = _TOP,  # share of the pixels, the highest, whose mean is an image's score
 ) -> float:  # area under the ROC curve in [0, 1]
     "How well the highest part of a mask tells object images from background-only ones."
     from sklearn.metrics import roc_auc_score
@@ -414,6 +431,12 @@ class _Exam:
     @cached_property
     def empty(self): return predict_masks(self.model, self.held_out.backgrounds, self.batch_size)
 
+    @cached_property
+    def separation(self):
+        bags = self.held_out.bags
+        if bags is None: return _separation(self.soft, self.empty)
+        return _separation_of_bags(bags, predict_masks(self.model, bags.images, self.batch_size))
+
     def at(self, threshold): return _ExamAt(self, threshold)
 
 class _ExamAt:
@@ -434,6 +457,7 @@ class _ExamAt:
 # %% ../../nbs/masks/01_criteria.ipynb #66a15add
 def _ask_evidence(at):
     h = at.held_out
+    if h.bags is not None: return {}
     there, without = h.evidence_there
     def taken(masks): return float((there - h.shows(composite(h.same, masks, h.objects))).mean())
     def given(masks): return float((h.shows(composite(h.objects, masks, h.same)) - without).mean())
@@ -471,7 +495,7 @@ _QUESTIONS = (  # criteria that are found together, and how
     (("shift_iou", "flip_iou", "swap_iou"), lambda at: at.asked(_agreement, at.held_out.onto)),
     (("paste_iou",), _ask_paste),
     (("removal_residual",), lambda at: {"removal_residual": at.asked(_removal_residual, at.held_out.same)}),
-    (("separation",), lambda at: {"separation": _separation(at.exam.soft, at.exam.empty)}),
+    (("separation",), lambda at: {"separation": at.exam.separation}),
     (("sameness",), lambda at: {"sameness": _sameness(at.exam.soft)}),
     (("object_area",), lambda at: {"object_area": float(at.masks.mean())}),
 )
@@ -483,7 +507,7 @@ _SCORED = ("evidence", "separation", "false_share", "paste_iou")  # what the sco
 
 def _score(found):
     sound = (1 - found["false_share"]) * found["paste_iou"]
-    return max(0.0, found["evidence"]) * max(0.0, 2 * found["separation"] - 1) * sound ** 0.25
+    return max(0.0, found.get("evidence", 1.0)) * max(0.0, 2 * found["separation"] - 1) * sound ** 0.25
 
 def _answers(exam, threshold, names=_CRITERIA):
     "The criteria named, and what is found along with them."

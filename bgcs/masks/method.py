@@ -25,7 +25,7 @@ from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from ..data.windows import Windows
-from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters, likeliest_windows
+from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
 from .criteria import Verdict, _judge, _last_best, _verdict_in_words
 from .witness import train_witness
 from ..objective.batches import PairImages, Pairs, _check_clusters
@@ -97,15 +97,13 @@ def _set_aside(data, clusters, held_out, random_state, steps, labelled=()):
         raise ValueError(f"{few}; judging needs {FOLDS}: hold out more images, or use fewer clusters")
     aside = held_out_images(data, held_out, random_state)
     aside[list(labelled)] = False
-    kept, held = tuple(part[~aside] for part in everything), aside.nonzero().flatten()
-    def learned(): return train_witness(kept[0], max(20, min(600, steps // 2)), random_state=random_state)
-    witness = None if data.windows is None else learned()
-    if witness is not None: held = held[likeliest_windows(data[held], witness)]
-    judged = judged_clusters(data.presence[held], clusters[held])
+    judged = judged_clusters(data.presence[aside], clusters[aside])
     if judged is None:
         warnings.warn(_TOO_LITTLE.format(share=held_out, FOLDS=FOLDS), stacklevel=4)
         return *everything, None
-    return *kept, hold_out(data[held], judged, random_state=random_state, witness=witness or learned())
+    kept = tuple(part[~aside] for part in everything)
+    witness = train_witness(kept[0], max(20, min(600, steps // 2)), random_state=random_state)
+    return *kept, hold_out(data[aside], judged, random_state=random_state, witness=witness)
 
 def _content(data):
     "A digest of presence and of images, of many images of some."

@@ -41,13 +41,12 @@ from ..training.checkpoints import replace_file
 from ..backgrounds.cluster import CLUSTERER, BackgroundClusterer, plot_clusters
 from ..objective.blend import harden, plot_composite_grid
 from ..masks.criteria import FOLDS, Verdict, _verdict, _verdict_in_words, compare, criteria, hold_out
-from ..masks.criteria import judged_clusters, likeliest_windows
+from ..masks.criteria import judged_clusters
 from ..masks.evaluate import evaluate, plot_masks, png_bytes
 from ..masks.predict import Predictions, predict_files
 from ..masks.method import Method, load_method, method_class
 from ..masks.segment import Segmenter
 from ..masks.whole import evaluate_whole, plot_whole
-from ..masks.witness import train_witness
 from .report import _why_not_judged, data_uri, plot_losses, read_losses, write_report
 from .settings import Settings, _PATHS, gather, load_images, settings_from
 
@@ -307,27 +306,19 @@ _AT_LEAST = f"at least {FOLDS} of each kind in two clusters are needed"
 _NOT_CHOSEN = ("The last weights are kept. More images or fewer clusters help; schedule.choose=false says that this is "
                "meant")
 
-def _likely(data, others, random_state=0):
-    "Held-out images, and a witness; of windows those that are likeliest to show the object, by one of other images."
-    if data.windows is None: return data, None
-    witness = train_witness(others.packed(), random_state=random_state)
-    return data[likeliest_windows(data, witness)], witness
-
 def _judges(
     data: ImageSet,  # held-out images
     clusterer: BackgroundClusterer,
-    others: ImageSet,  # images that the model is trained on
     random_state: int = 0,  # seed
 ):  # a `HeldOut`; None: too few images
     "What criteria compare."
-    data, witness = _likely(data, others, random_state)
     clusters = judged_clusters(data.presence, clusterer.predict(data))
-    return None if clusters is None else hold_out(data, clusters, random_state=random_state, witness=witness)
+    return None if clusters is None else hold_out(data, clusters, random_state=random_state)
 
 def _judges_of(run, parts, clusterer):
     "What criteria compare in a run's training, where anything is to be chosen by it."
     if not run.settings.schedule.choose: return None
-    found = _judges(parts.val, clusterer, parts.train, run.settings.seed)
+    found = _judges(parts.val, clusterer, run.settings.seed)
     few = f"{len(parts.val)} validation images are too few to choose a round and a threshold by: {_AT_LEAST}"
     if found is None: warnings.warn(f"{few}. {_NOT_CHOSEN}")
     return found
@@ -477,7 +468,7 @@ def _write_results(
     "Write criteria, the verdict, metrics and pictures of the masks."
     test, found, segmenter = parts.test.objects, {}, _on_device(segmenter, run.settings)
     masks = segmenter.predict(test)
-    judged = _judges(parts.val, clusterer, parts.train, run.settings.seed)
+    judged = _judges(parts.val, clusterer, run.settings.seed)
     if judged:
         found |= criteria(segmenter, judged, segmenter.threshold_)
         run.write("criteria.json", found)
@@ -672,10 +663,9 @@ def compare_runs(
     settings = _with_other_images(first.settings, changes) if changes else first.settings
     _, parts = load_images(settings.data)
     for name, model in models.items(): _check_kind(name, model, parts.val)
-    held_out, _ = _likely(parts.val, parts.train, first.settings.seed)
-    labels = judged_clusters(held_out.presence, first.clusterer.predict(held_out))
-    if labels is None: raise ValueError(f"{len(held_out)} validation images are too few to compare by: {_AT_LEAST}")
-    table = compare(models, held_out, labels, threshold="auto", progress=progress)
+    labels = judged_clusters(parts.val.presence, first.clusterer.predict(parts.val))
+    if labels is None: raise ValueError(f"{len(parts.val)} validation images are too few to compare by: {_AT_LEAST}")
+    table = compare(models, parts.val, labels, threshold="auto", progress=progress)
     if parts.test.masks is None: return table
     metrics = {}
     for name, model in models.items():
