@@ -590,7 +590,7 @@ def from_files(
     color: str | None = None,  # 'gray' or 'rgb': convert to that; None: channels as they are
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle of each
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
-    window: int | None = None,  # side of windows to cut whole images into, in pixels of the network; None: 64, where sizes are mixed or large
+    window: int | None = None,  # side of windows to cut whole images into, in pixels of the network; None: 48, where sizes are mixed or large
     scale: float | str | None = None,  # of windows: pixels of the network for one of the images, see `bgcs.data.windows.find_scale`
     most_windows: int = 8_000,  # windows of all images together, about
     dtype: str | None = None,  # NumPy type to convert to, where files differ

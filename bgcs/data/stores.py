@@ -494,7 +494,7 @@ def _remedies(forms):
 def _or_windows(forms):
     "Another remedy, where files differ in nothing but size."
     alike = len({(shape[0], np.dtype(dtype)) for shape, dtype in forms}) == 1
-    return " To train on windows of them at one scale, say window=64." if alike else ""
+    return " To train on windows of them at one scale, say window=48." if alike else ""
 
 def _mixed(others, form, n_form):
     "The message about images of several forms; `others` has `(index, name, complaint)` of each image, by form."

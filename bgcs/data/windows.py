@@ -170,6 +170,11 @@ class WholeImages:
 
     def name(self, k): return self.images.name(k)
 
+    @property
+    def spread(self) -> float:
+        "How many windows, laid side by side, an image is wide and high, on average: 1 where one shows it all."
+        return float(np.maximum(1, self.sizes / self.windows.tile).prod(1).mean())
+
     def image(self,
         k: int,  # number of an image
     ) -> np.ndarray:  # raw `(c, h, w)`; a masked array where something is unseen
@@ -196,7 +201,7 @@ class WholeImages:
         return tuple(stores)
 
 # %% ../../nbs/data/03_windows.ipynb #b2e3dd78
-WINDOW = 64  # side of the windows where none is given, in pixels of the network
+WINDOW = 48  # side of the windows where none is given, in pixels of the network
 _TOO_LARGE = 320  # of the shorter side of images, in pixels, from which on windows are cut where nothing is said
 _STRAY = 0.1  # share of images of another size that is taken for a mistake
 

@@ -244,6 +244,8 @@ class _Fits(_Losses):
         """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
         self._batches, self._compiling = batches, compile
+        spread = None if data.windows is None else data.windows.spread
+        self.objective = Objective(**self.settings["objective"]).filled(spread)
         given = dict(start=start, labels=(masks, boxes, scribbles), clusterer=clusterer, held_out=held_out)
         given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
@@ -294,7 +296,7 @@ class Segmenter(_Fits):
             channels=channels, base_width=base_width, depth=depth, distances=bool(distances), lr=lr,
             objective=asdict(objective), schedule=schedule, average=average, random_state=random_state,
         )
-        self.objective = objective
+        self.objective = objective.filled()
 
     def __repr__(self):  # the layers are those of `net`
         shape = ", ".join(f"{name}={self.settings[name]}" for name in ("channels", "base_width", "depth"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,11 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    opening: float = 0.3  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper)
+    opening: float | None = None  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper); None: 0.3, of windows of whole images 1
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
-    object_share: float = 0.1  # share of an object image that is object, roughly; the mosaic loss leans on it a little
+    object_share: float | None = None  # share of an object image that is object, roughly; the mosaic loss leans on it a little; None: 0.1, of windows less
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
     divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
@@ -50,6 +50,14 @@ class Objective:
         _check_ranges(self)
         check_choice("flip", self.flip, FLIPS)
 
+    def filled(self,
+        spread: float | None = None,  # windows that whole images are wide and high, on average, see `WholeImages`; None: no windows
+    ) -> Objective:
+        "The same, with what it was left to find out."
+        opening, share = (0.3, 0.1) if spread is None else (1.0, 0.1 / spread ** 0.5)
+        opening = opening if self.opening is None else self.opening
+        return replace(self, opening=opening, object_share=share if self.object_share is None else self.object_share)
+
     def distances(self,
         size: tuple[int, int],  # of the images, height and width in pixels
     ) -> list[Divergence]:
@@ -67,10 +75,11 @@ def _check_divergence(name):
     make_divergence(name)  # says what is near where the name is not known
 
 def _check_ranges(objective):
-    for name, value in asdict(objective).items():
+    given = {name: value for name, value in asdict(objective).items() if value is not None}
+    for name, value in given.items():
         if name.endswith(("weight", "size", "shift")) and value < 0: raise ValueError(f"{name}={value}; expected 0 or more")
     for name in ("opening", "object_share", "recomposition_erased", "recomposition_shift"):
-        value = getattr(objective, name)
+        value = given.get(name, 0)
         if not 0 <= value <= 1: raise ValueError(f"{name}={value}; expected a share from 0 to 1")
         if value == 1 and name in ("object_share", "recomposition_erased"):
             raise ValueError(f"{name}=1; expected a share below 1")
