@@ -330,8 +330,9 @@ def _geo_tags(path):
     "Tags by which a GeoTIFF lies on a map; of other files none."
     if path is None or path.suffix.lower() not in (".tif", ".tiff"): return []
     import tifffile
-    with tifffile.TiffFile(path) as file: tags = list(_image_page(file).tags.values())
-    return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags if tag.code in _GEO_TAGS]
+    with tifffile.TiffFile(path) as file:
+        tags = [tag for tag in _image_page(file).tags.values() if tag.code in _GEO_TAGS]
+        return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
 
 def _put(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
