@@ -26,6 +26,7 @@ from test_predict import model, noise
 from bgcs.data.annotations import _of_brush, read_labels
 from bgcs.data.files import ImageSetError
 from bgcs.data.images import from_folders
+from bgcs.data.intensity import Normalization
 from bgcs.masks.objects import find_objects
 from bgcs.masks.predict import predict_files
 from bgcs.outputs.formats import (
@@ -454,6 +455,9 @@ def test_nifti_lies_where_the_image_lies(tmp_path):
     assert len(object_polygons(tmp_path / "found" / "soft" / "scan.nii.gz")) == one.pieces.max()
 
 
+HOUNSFIELD = Normalization("range", -1000, 1200)
+
+
 def dicom_survey(folder, n=2):
     folder.mkdir()
     source = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
@@ -467,7 +471,7 @@ def dicom_survey(folder, n=2):
 
 def test_dicom_segmentations_are_of_their_images(tmp_path):
     survey = dicom_survey(tmp_path / "survey")
-    found = predict(model(), survey, tmp_path / "found", overlays=False)
+    found = predict(model(normalization=HOUNSFIELD), survey, tmp_path / "found", overlays=False)
     paths = export_masks(found, tmp_path / "seg", "dicom-seg", category="lesion")
     for path, image in zip(paths, read_predictions(found)):
         seg, source = highdicom.seg.segread(path), pydicom.dcmread(survey / image.file)
@@ -491,7 +495,7 @@ def test_dicom_segmentations_are_of_their_images(tmp_path):
 def test_dicom_segmentations_need_dicom_images(predicted, tmp_path):
     with pytest.raises(ImageSetError, match="a.png is no DICOM file; a DICOM segmentation is of DICOM images alone"): export_masks(predicted, tmp_path / "seg", "dicom-seg")
     survey = dicom_survey(tmp_path / "survey")
-    found = predict(model(), survey, tmp_path / "found", overlays=False)
+    found = predict(model(normalization=HOUNSFIELD), survey, tmp_path / "found", overlays=False)
     shutil.move(survey, tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match="2 images are not found in .*: slice 0.dcm, slice 1.dcm. Say images="): export_masks(found, tmp_path / "dicom", "dicom-seg")
     assert not (tmp_path / "dicom").exists()
@@ -530,16 +534,16 @@ def test_no_object_anywhere(survey, tmp_path, format, name):
 
 
 def test_many_objects(tmp_path):
-    mask = np.zeros((160, 160), np.float32)
+    mask = np.zeros((80, 80), np.float32)
     mask[::2, ::2] = 1
     pieces = np.zeros(mask.shape, np.int32)
-    pieces[::2, ::2] = np.arange(1, 6401).reshape(80, 80)
+    pieces[::2, ::2] = np.arange(1, 1601).reshape(40, 40)
     assert (find_objects(mask)[0] == pieces).all()
     write_labels(Masked("a.png", pieces), tmp_path / "a.tif")
     assert (tifffile.imread(tmp_path / "a.tif") == pieces).all() and (tmp_path / "a.tif").stat().st_size < pieces.nbytes / 2
     write_nifti(Masked("a.png", pieces), tmp_path / "a.nii")
     assert (np.asarray(nibabel.load(tmp_path / "a.nii").dataobj) == pieces).all()
-    assert len(object_polygons(mask, block=64)) == 6400
+    assert len(object_polygons(mask, block=33)) == 1600
 
 
 def test_what_is_there_is_not_replaced(predicted, tmp_path):

@@ -136,7 +136,7 @@ class _Finding:
         raise ValueError(f"split_depth={self.split_depth!r}; expected {expected}")
 
     def pieces(self, mask, marked=None):
-        "Number of the object at each pixel, 0: none; of a soft mask `(h, w)`, whose object pixels may be known already."
+        "Number of the object at each pixel, 0: none; of a soft mask `(h, w)` whose marked pixels may be known."
         from skimage.measure import label
         pieces = label(mask >= self.threshold if marked is None else marked, connectivity=2)
         if self.fill_holes: pieces = _filled(pieces, np.isnan(mask), self.fill_holes)

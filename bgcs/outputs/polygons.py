@@ -43,7 +43,8 @@ class _Box:
 
     def wider(self, shape):
         "With a pixel more on each side, where the raster has one."
-        return _Box(max(0, self.top - 1), max(0, self.left - 1), min(shape[0], self.bottom + 1), min(shape[1], self.right + 1))
+        bottom, right = min(shape[0], self.bottom + 1), min(shape[1], self.right + 1)
+        return _Box(max(0, self.top - 1), max(0, self.left - 1), bottom, right)
 
     def joined(self, other):
         return _Box(min(self.top, other.top), min(self.left, other.left),
@@ -123,7 +124,8 @@ def _opened(source, scale=None, transform=None, crs=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try: file = rasterio.open(source)
-        except rasterio.errors.RasterioIOError as error: raise ImageSetError(f"{source} cannot be read: {error}") from None
+        except rasterio.errors.RasterioIOError as error:
+            raise ImageSetError(f"{source} cannot be read: {error}") from None
     with file:
         raster = _Raster(file, scale)
         if transform is not None: raster.transform = transform
@@ -155,7 +157,8 @@ class _Seams:
         "Numbers of the pieces that go on beyond the block."
         inner = box.top > 0, box.bottom < self.shape[0], box.left > 0, box.right < self.shape[1]
         edges = pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]
-        found = np.unique(np.concatenate([np.zeros(1, pieces.dtype), *(e for e, is_inner in zip(edges, inner) if is_inner)]))
+        cut = [edge for edge, is_inner in zip(edges, inner) if is_inner]
+        found = np.unique(np.concatenate([np.zeros(1, pieces.dtype), *cut]))
         return found[found > 0]
 
     def add(self, box, pieces):
@@ -168,8 +171,9 @@ class _Seams:
             ids[number] = key = len(self.parents)
             self.parents.append(key)
             row, column = np.argwhere(pieces[rows, columns] == number)[0]
-            self.boxes[key] = _Box(box.top + rows.start, box.left + columns.start, box.top + rows.stop, box.left + columns.stop)
-            self.pixels[key] = box.top + rows.start + row, box.left + columns.start + column
+            top, left = box.top + rows.start, box.left + columns.start
+            self.boxes[key] = _Box(top, left, box.top + rows.stop, box.left + columns.stop)
+            self.pixels[key] = top + row, left + column
         if box.left == 0: self.above, self.below, self.left = self.below, np.zeros_like(self.below), None
         if box.top > 0: self._join(ids[pieces[0]], self.above[box.left:box.right + 2])
         if self.left is not None: self._join(ids[pieces[:, 0]], np.pad(self.left, 1))
@@ -275,11 +279,11 @@ def _frame(rows, raster, simplify):
     crs = None if raster.crs is None or raster.transform is None else raster.crs.to_wkt()
     columns = {"object": np.arange(1, len(found) + 1), "area_px": found["area"].to_numpy()}
     for name in ("mean_probability", "max_probability", "row", "column"): columns[name] = found[name].to_numpy(float)
+    columns["simplified_px"] = float(simplify)
     geometry = geopandas.GeoSeries(_on_map(outlines, raster.transform), crs=crs)
     frame = geopandas.GeoDataFrame(columns, geometry=geometry)
     if crs is not None and frame.crs.is_projected:
         frame.insert(2, "area", frame["area_px"] * abs(raster.transform.determinant))
-    frame["simplified_px"] = float(simplify)
     frame.attrs.update(_units(frame, raster.transform, simplify))
     return frame
 
@@ -309,7 +313,8 @@ def _free(path, overwrite):
     "A path that can be written to."
     path = Path(path)
     if path.is_dir(): raise ValueError(f"{path} is a folder; expected the name of a file")
-    if path.exists() and not overwrite: raise FileExistsError(f"{path} is there already; say overwrite=True, or another name")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; say overwrite=True, or another name")
     if not path.parent.is_dir(): raise FileNotFoundError(f"{path.parent} is no folder; make it first")
     return path
 
@@ -317,10 +322,13 @@ def _degrees(frame):
     "Polygons in longitude and latitude, as GeoJSON wants them; in pixels where they are on no map."
     import shapely
     from shapely.geometry.polygon import orient
-    def of(part): return orient(part) if part.geom_type == "Polygon" else shapely.MultiPolygon([orient(p) for p in part.geoms])
+    def of(outline):
+        if outline.geom_type == "Polygon": return orient(outline)
+        return shapely.MultiPolygon([orient(part) for part in outline.geoms])
     geometry = frame.geometry
     if frame.crs is None and frame.attrs.get("coordinates") == "of the map":
-        raise ValueError("these polygons are on a map whose reference system is unknown; write a GeoPackage, or say crs=")
+        problem = "these polygons are on a map whose reference system is unknown"
+        raise ValueError(f"{problem}; write a GeoPackage, or say crs=")
     if frame.crs is not None: geometry = geometry.to_crs(4326)
     return [of(shapely.transform(one, lambda xy: np.round(xy, 9))) for one in geometry]
 
@@ -344,8 +352,8 @@ def _write_geopackage(frame, path):
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")
         made = Path(folder) / path.name
-        options = {"layer": "objects", "driver": "GPKG", "layer_metadata": said, "geometry_type": "Unknown"}
-        pyogrio.write_dataframe(frame, made, **options)
+        options = {"layer": "objects", "driver": "GPKG", "layer_metadata": said, "geometry_type": "MultiPolygon"}
+        pyogrio.write_dataframe(frame, made, promote_to_multi=True, **options)
         os.replace(made, path)
 
 def write_polygons(
