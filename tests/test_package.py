@@ -12,7 +12,7 @@ import bgcs
 PACKAGE = Path(bgcs.__file__).parent
 NOTEBOOKS = PACKAGE.parent / "nbs"
 # each imports from those before it
-PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "methods", "widgets", "runs")
+PACKAGES = ("data", "training", "backgrounds", "objective", "masks", "methods", "outputs", "widgets", "runs")
 MODULES = [
     f"{package}.{notebook.stem[3:]}"  # numbered in the order of the modules of a package
     for package in PACKAGES

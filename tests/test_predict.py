@@ -23,7 +23,8 @@ from bgcs.data.files import ImageSetError, image_info
 from bgcs.data.images import from_arrays, from_folders
 from bgcs.data.intensity import Normalization
 from bgcs.data.patches import cut_patches, sonar_sides
-from bgcs.masks.predict import (_axis_weights, _epsg, _map_coordinates, _overlay, _presence_score, _stems, find_objects, predict_files,
+from bgcs.masks.objects import find_objects
+from bgcs.masks.predict import (_axis_weights, _epsg, _map_coordinates, _overlay, _presence_score, _stems, predict_files,
                                 predict_large)
 from bgcs.masks.segment import Segmenter
 from reference import lay_back

@@ -37,6 +37,7 @@ from ..data.stores import attempt
 from .criteria import predict_masks
 from .evaluate import png_bytes
 from .method import _digest_of
+from .objects import _MEASURED, _Finding
 from ..objective.blend import top_mean
 from ..training.checkpoints import remove_parts, replace_file
 from ..training.learner import kept_memory
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from bgcs.masks.segment import Segmenter
 
 # %% auto #0
-__all__ = ['Tiling', 'predict_large', 'find_objects', 'Predictions', 'predict_files']
+__all__ = ['Tiling', 'predict_large', 'Predictions', 'predict_files']
 
 # %% ../../nbs/masks/04_predict.ipynb #e56d4d3e
 def _check_resize(resize, tile):
@@ -370,30 +371,6 @@ def _presence_score(
     windows = np.lib.stride_tricks.sliding_window_view(mask, (side, side))
     parts = (torch.from_numpy(windows[tuple(places[i:i + 512].T)]) for i in range(0, len(places), 512))
     return max(float(top_mean(part, share).max()) for part in parts)
-
-# %% ../../nbs/masks/04_predict.ipynb #56a64788
-_MEASURED = {  # by scikit-image's names: ours
-    "label": "object", "area": "area", "centroid-0": "row", "centroid-1": "column",
-    "bbox-0": "top", "bbox-1": "left", "bbox-2": "bottom", "bbox-3": "right",
-    "intensity_mean": "mean_probability", "intensity_max": "max_probability",
-}
-
-def find_objects(
-    mask: np.ndarray,  # `(h, w)` in [0, 1]; NaN is no object
-    threshold: float = 0.5,  # at and above which a pixel counts as object
-    min_area: int = 1,  # smaller objects are left out, in pixels
-) -> tuple[np.ndarray, "pd.DataFrame"]:  # `(h, w)` int: number of the object at each pixel, 0: none; and a table with a row for each object
-    "Connected pieces of a mask: area in pixels, centre (row, column), box (half-open), mean and greatest probability."
-    import pandas as pd
-    from skimage.measure import label, regionprops_table
-    if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
-    pieces = label(mask >= threshold, connectivity=2)
-    kept = np.bincount(pieces.ravel()) >= min_area
-    kept[0] = False
-    pieces = (np.cumsum(kept) * kept).astype(np.int32)[pieces]
-    properties = ("label", "area", "centroid", "bbox", "intensity_mean", "intensity_max")
-    table = regionprops_table(pieces, mask, properties=properties)
-    return pieces, pd.DataFrame(table).rename(columns=_MEASURED).astype({"area": int})
 
 # %% ../../nbs/masks/04_predict.ipynb #82122e76
 def _map_coordinates(
@@ -775,15 +752,14 @@ class _Found:
 class _Writing:
     "What is written of each image, and where."
     out: Path
-    threshold: float
-    min_area: int
+    finding: _Finding  # how objects are found
     tile: int | None
     soft: bool
     overlays: bool
 
     def __call__(self, found):
         "The files of one image; gives its entry in the journal."
-        pieces, objects = find_objects(found.mask, self.threshold, self.min_area)
+        pieces, objects = self.finding(found.mask)
         marked, place = pieces > 0, found.header.place
         (suffix, content), (soft_suffix, soft) = _written(found, marked)
         mask = self._put("masks", found, suffix, content)
@@ -949,7 +925,7 @@ def _predict_and_write(work, journal, segmenter, tiling, read, write, batch_size
         for entry in _ahead(pool, write, work.found(masks, bar.update)): journal.add(entry)
 
 # %% ../../nbs/masks/04_predict.ipynb #b3357db5
-def _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts):
+def _check_settings(segmenter, files, on_bad, max_pixels, dtype, **counts):
     if segmenter.net is None:
         raise ValueError("the segmenter has not been fitted; call fit first, or load one that was saved")
     check_choice("on_bad", on_bad, ("error", "skip"))
@@ -958,7 +934,6 @@ def _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **co
     except TypeError:
         raise ValueError(f"dtype={dtype!r} is no type of NumPy; expected a name, such as 'float32'") from None
     for name, value in counts.items(): check_whole(name, value, 1)
-    if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     own = segmenter.normalization_
     if isinstance(files, ImageSet) and own not in (None, files.normalization):
         problem = f"these images are normalised by {files.normalization}, and the segmenter was trained on {own}"
@@ -1004,6 +979,9 @@ def predict_files(
     pattern: str | None = None,  # which files of a folder, see `find_images`
     threshold: float | None = None,  # at and above which a pixel counts as object; None: the segmenter's
     min_area: int = 1,  # smaller objects are neither marked nor listed, in pixels
+    fill_holes: int = 0,  # largest hole that is filled, in pixels, see `find_objects`
+    split: str | None = None,  # touching objects apart, by 'distance' or 'probability', see `find_objects`
+    split_depth: float | None = None,  # of the valley between two objects, see `find_objects`
     color: str | None = None,  # 'gray' or 'rgb': convert images to that
     page: int | str | None = None,  # of files that hold several: the number of one, or 'channels'
     dtype: str | None = None,  # NumPy type to convert to, as the images trained on were
@@ -1021,8 +999,9 @@ def predict_files(
     "Masks, overlays and tables of many images."
     threshold = segmenter.threshold_ if threshold is None else threshold
     tiling, out = _tiling_for(segmenter, tiling), Path(out)
-    counts = dict(batch_size=batch_size, threads=threads, min_area=min_area)
-    _check_settings(segmenter, files, threshold, on_bad, max_pixels, dtype, **counts)
+    counts = dict(batch_size=batch_size, threads=threads)
+    _check_settings(segmenter, files, on_bad, max_pixels, dtype, **counts)
+    finding = _Finding(threshold, min_area, fill_holes, split, split_depth)
     complaints = [] if on_bad == "skip" else None
     root, paths = _listed(files, pattern, out, complaints)
     channels = segmenter.settings["channels"]
@@ -1030,11 +1009,10 @@ def predict_files(
     bad = {file: header for file, header in headers.items() if isinstance(header, ImageSetError)}
     problems = {file: _speak_of_max_pixels(str(error)) for file, error in bad.items()}
     _refuse_unusable(problems, paths, on_bad)
-    described = {
-        "threshold": threshold, "min_area": min_area, "flip": flip, "color": color, "page": page, "dtype": dtype}
+    described = {**finding.described(), "flip": flip, "color": color, "page": page, "dtype": dtype}
     _claim(out, _settings(segmenter, root, tiling, **described, soft=soft, overlays=overlays), resume)
     def read(path, header): return _read(path, header, page, color, channels, dtype)
-    write = _Writing(out, threshold, min_area, tiling.tile, soft, overlays)
+    write = _Writing(out, finding, tiling.tile, soft, overlays)
     with _held(out), _up_to(max_pixels):
         journal = _Journal(out / "done.jsonl")
         work = _Work(paths, headers, problems, journal, out, page)
