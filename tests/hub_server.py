@@ -99,7 +99,7 @@ def create(ask, body):
     if not ask.authorised: return ask.refuse(401, "Unauthorized", "Invalid username or password.")
     given = json.loads(body)
     name = f"{given['organization']}/{given['name']}"
-    if name in ask.hub.repositories: return ask.refuse(409, "Conflict", "You already created this model repo")
+    if name in ask.hub.repositories: return ask.send(409, {"error": "You already created this model repo", "url": f"{ask.server.address}/{name}"})
     private = given.get("private") or given.get("visibility") == "private"
     ask.hub.repositories[name] = Repository(private)
     ask.send(200, {"url": f"{ask.server.address}/{name}", "name": name})

@@ -26,7 +26,7 @@ hub = pytest.importorskip("huggingface_hub")
 
 
 @pytest.fixture(scope="module")
-def digits(): return digits_on_textures("train", n=80)
+def digits(): return digits_on_textures("train", n=240)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def trained(digits): return fitted("divergence", digits)
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # what stores large files cannot be served here
     with serving() as server: yield server
 
@@ -132,7 +132,7 @@ def test_a_commit_gives_the_same_weights_always(trained, digits, server, there):
     assert same(from_hub("me/digits", first.revision, **there), trained, digits)
     branch = up(drawn(seed=5), server, revision="trial")
     assert same(from_hub("me/digits", "trial", **there), drawn(seed=5), digits) and same(from_hub("me/digits", "main", **there), other, digits)
-    assert up(drawn(seed=5), server, revision="trial").revision == branch.revision or len(server.hub.repositories["me/digits"].commits) == 5
+    assert up(drawn(seed=5), server, revision="trial").revision == branch.revision  # the same files make no commit
 
 
 def test_a_model_of_another_method_replaces_the_first(trained, digits, server, there):
