@@ -127,8 +127,8 @@ def test_a_file_names_its_operators_and_no_place_of_this_machine(tmp_path):
 
 
 def test_groups_of_places(tmp_path):
-    "Slots, one after the other, which an exporter that follows one image counts wrongly."
-    grouped = Refinement(1, base_width=4, depth=1, groups=(4, 2))
+    "Slots of places, which an exporter that follows one image counts wrongly."
+    grouped = Refinement(1, base_width=4, depth=1, groups=(3,))
     with torch.no_grad():
         for slots in grouped.net.down[-1][-1].slots: nn.init.normal_(slots.tell.weight)
         for _ in range(10): grouped.net(squares(1)[0].images[:8])
@@ -223,7 +223,7 @@ def test_a_script_of_others_is_not_replaced(tmp_path):
     (tmp_path / "m.py").write_text("mine")
     with pytest.raises(ValueError, match="is another script"): export_onnx(light(), tmp_path / "m.onnx", script=True)
     assert (tmp_path / "m.py").read_text() == "mine" and not (tmp_path / "m.onnx").exists()
-    with pytest.raises(ValueError, match="no script for 2 channels"): export_onnx(light(2), tmp_path / "n.onnx", script=True)
+    with pytest.raises(ValueError, match="no script for 2 channels, only for 1 or 3"): export_onnx(light(2), tmp_path / "n.onnx", script=True)
 
 
 # ---- what cannot be exported
