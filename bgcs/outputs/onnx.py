@@ -276,7 +276,7 @@ def export_onnx(
     opset: int = 18,  # version of ONNX's operators, 18 or later
     script: bool = False,  # write `SCRIPT`, too, under the same name with .py
 ) -> Path:  # of the file
-    "Write a trained network as one ONNX file, with normalisation, threshold and card, once its masks are seen to agree."
+    "Write a trained network as one ONNX file, with normalisation, threshold and card; its masks are seen to agree."
     _needed()
     _refuse(model)
     check_whole("opset", opset, 18)
