@@ -30,6 +30,8 @@ _NAMES = {
     "TrainingMonitor": "widgets.monitor",
     "train": "runs.runs",
     "load_run": "runs.runs",
+    "push": "outputs.hub",
+    "from_hub": "outputs.hub",
 }
 
 __all__ = [*_NAMES]
