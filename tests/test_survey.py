@@ -22,8 +22,8 @@ from bgcs.masks.segment import Segmenter
 from bgcs.masks.survey import _as_part, _percentiles, _Resampling, join_survey, plot_survey, predict_survey
 
 rasterio = pytest.importorskip("rasterio")
-from rasterio.control import GroundControlPoint  # noqa: E402
-from rasterio.transform import from_origin  # noqa: E402
+from rasterio.control import GroundControlPoint
+from rasterio.transform import from_origin
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 PLACE = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_300_000, 0.5, 0.5)}
