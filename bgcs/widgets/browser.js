@@ -159,8 +159,7 @@ class Store {
 
   set(changes) {
     this.model.set("settings", { ...this.model.get("settings"), ...changes });
-    clearTimeout(this.saving);
-    this.saving = setTimeout(() => this.model.save_changes(), 150);
+    this.model.save_changes(); // at once: what waits here would be taken back by Python's echo of what was before
   }
 
   // ---- messages
@@ -405,17 +404,25 @@ class Screen {
     picture.fillStyle = "#202020";
     picture.fillRect(0, 0, width, height);
     this.codes.fill(NOTHING);
-    const { info } = this;
-    if (info) {
-      const camera = this.now(info);
-      const level = levelFor(info, camera.k);
-      picture.imageSmoothingEnabled = camera.k < 2;
-      for (const at of tilesOn(info, camera, width, height, level)) {
-        this.drawTile(info, camera, level, ...at);
-        this.readCodes(info, camera, level, ...at);
-      }
-    }
+    if (this.info) this.drawImage(this.info);
+    else this.tellShown([], []);
     this.paint();
+  }
+
+  drawImage(info) {
+    const camera = this.now(info);
+    const level = levelFor(info, camera.k);
+    this.picture.imageSmoothingEnabled = camera.k < 2;
+    const tiles = [...tilesOn(info, camera, this.width, this.height, level)];
+    const pictures = tiles.map((at) => this.drawTile(info, camera, level, ...at));
+    const masks = tiles.map((at) => this.readCodes(info, camera, level, ...at));
+    this.tellShown(pictures, masks);
+  }
+
+  // What is on the screen: 'none', 'coarse' while tiles are on their way, 'sharp'.
+  tellShown(pictures, masks) {
+    const state = (ups) => (ups.some((up) => up >= 0) ? (ups.every((up) => up === 0) ? "sharp" : "coarse") : "none");
+    Object.assign(this.el.dataset, { image: this.store.current, picture: state(pictures), mask: state(masks) });
   }
 
   // Edges of a tile on the screen, whole pixels so that no gap shows between tiles.
@@ -426,9 +433,10 @@ class Screen {
     return [across(column * size), down(row * size), across((column + 1) * size), down((row + 1) * size)];
   }
 
+  // How many levels coarser than wanted it was drawn; -1: not at all.
   drawTile(info, camera, level, row, column) {
     const found = this.find("picture", this.store.current, info, level, row, column);
-    if (!found) return;
+    if (!found) return -1;
     const { tile, up } = found;
     const [left, top, right, bottom] = this.edges(camera, info, level, row, column);
     const part = (at) => (at % (1 << up)) * (SIDE >> up);
@@ -436,12 +444,13 @@ class Screen {
     const sw = up ? Math.min(SIDE / 2 ** up, tile.width - sx) : tile.width;
     const sh = up ? Math.min(SIDE / 2 ** up, tile.height - sy) : tile.height;
     if (sw > 0 && sh > 0) this.picture.drawImage(tile, sx, sy, sw, sh, left, top, right - left, bottom - top);
+    return up;
   }
 
-  // The codes of a tile of the mask, by pixel of the screen.
+  // The codes of a tile of the mask, by pixel of the screen; tells likewise.
   readCodes(info, camera, level, row, column) {
     const found = this.find("mask", this.store.current, info, level, row, column);
-    if (!found) return;
+    if (!found) return -1;
     const { tile, up } = found;
     const [left, top, right, bottom] = this.edges(camera, info, level, row, column);
     const [x0, x1] = [Math.max(0, left), Math.min(this.width, right)];
@@ -456,6 +465,7 @@ class Screen {
       const to = y * this.width;
       for (let x = x0; x < x1; x++) this.codes[to + x] = tile.bytes[from + columns[x - x0]];
     }
+    return up;
   }
 
   // A colour for each code.
