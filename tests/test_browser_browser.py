@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import idle, menu, needs_browser, open_notebook, shot
+from lab import idle, needs_browser, open_notebook, shot
 from PIL import Image
 
 pytestmark = needs_browser
@@ -45,7 +45,7 @@ if not Path("model").is_dir():
     model.fit(data.weak(), steps=150, rounds=1, held_out=None, masks=truth, progress=False).save("model")
     Path("photos").mkdir()
     for i in range(40):
-        height, width = np.random.default_rng(i).integers(120, 400, 2)
+        height, width = np.random.default_rng(i).integers(80, 220, 2)
         Image.fromarray(photograph(i, height, width, digits=1 + i % 5)).save(f"photos/photo{i}.png")
     Path("photos/photo6.png").write_bytes(b"no picture")
 model = load_method("model")
@@ -194,7 +194,7 @@ def test_sliders_answer_in_the_page(page, view):
     for key, alpha in (("2", 255), ("4", 0)):
         page.keyboard.press(key)
         page.wait_for_timeout(300)
-        assert (colours(view)[1][150:200, 550:650, 3] == alpha).all()
+        assert (colours(view)[1][150:200, 575:605, 3] == alpha).all()
     page.keyboard.press("1")
     page.wait_for_timeout(300)
     assert marked() == before and state(page)["settings"]["mode"] == "overlay"
@@ -220,13 +220,14 @@ def test_an_unreadable_image_is_named_and_stops_nothing(page, view):
 def test_sorted_by_uncertainty_and_size(page, view):
     for by in ("size of the object", "uncertainty"):
         view.get_by_label("Sort by").select_option(label=by)
-        page.wait_for_function("el => el.querySelector('.busy').hidden", arg=view.element_handle())
-        page.wait_for_timeout(500)
-        known = state(page)
-        values = pd.Series(known["size" if "size" in by else by])
-        sorted_values = values[known["order"]].to_numpy()
+        for _ in range(PATIENCE):
+            known = state(page)
+            values = pd.Series(known["size" if "size" in by else by])
+            ordered = values[known["order"]].to_numpy()
+            if values.notna().sum() == 39 and (np.diff(ordered[:-1]) <= 0).all(): break
+            page.wait_for_timeout(1000)
         assert values.notna().sum() == 39 and known["order"][-1] == known["names"].index("photo6.png")
-        assert (np.diff(sorted_values[:-1]) <= 0).all() and known["current"] == known["order"][0]
+        assert (np.diff(ordered[:-1]) <= 0).all() and known["current"] == known["order"][0]
         view = seen(page, 0)
     until(view, image=known["order"][0], picture="sharp", mask="sharp")
     assert view.locator(".thumb").first.get_attribute("aria-label") == known["names"][known["order"][0]]
@@ -253,8 +254,8 @@ def test_decisions_by_keys_survive_the_kernel(page, view):
     page.wait_for_timeout(500)
     shot(page, "browser_decided")
     if os.environ.get("BGCS_REFRESH_IMAGES"): view.screenshot(path=ROOT / "nbs" / "images" / "browser.png")
-    menu(page, "Kernel", "Restart Kernel…")
-    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.evaluate("void jupyterapp.commands.execute('kernelmenu:restart')")
+    page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
     idle(page)
     says(seen(page, 0), "No kernel stands behind this view")
     run_cell(page, 0)
@@ -269,7 +270,7 @@ def test_zoom_and_pan(page, view):
     whole = colours(view)[0]
     box = view.locator("canvas").nth(1).bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.wheel(0, -600)
+    for _ in range(5): page.mouse.wheel(0, -300)
     page.wait_for_timeout(300)
     zoomed = colours(view)[0]
     assert (whole != zoomed).any() and (zoomed[:, :40, :3] != 32).any(), "the image does not fill the screen"

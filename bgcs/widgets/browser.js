@@ -43,16 +43,16 @@ function shareOf(hist, cut) {
   return [marked, seen ? marked / seen : 0];
 }
 
-// As in Python: the share of mask and object together that is expected to be wrong.
+// As in Python: how far probabilities lie from the mask that the threshold makes of them.
 function uncertaintyOf(hist, cut) {
-  let [seen, wrong, either] = [0, 0, 0];
+  let [seen, apart, either] = [0, 0, 0];
   for (let code = 1; code < 256; code++) {
     const p = (code - 1) / 254;
     seen += hist[code];
-    wrong += hist[code] * (code >= cut ? 1 - p : p);
-    either += hist[code] * (code >= cut ? 1 : p);
+    apart += hist[code] * (code >= cut ? 1 - p : p) ** 2;
+    either += hist[code] * (code >= cut ? 1 : p * p);
   }
-  return wrong / Math.max(either, 0.001 * seen, 1e-9);
+  return apart / Math.max(either, 0.001 * seen, 1e-9);
 }
 
 // ---- tiles --------------------------------------------------------------------------------------
@@ -671,6 +671,14 @@ function makeMenu(label, pairs, change) {
 const makeGroup = (label, ...children) =>
   make("span", { className: "group", aria: { role: "group", label } }, ...children);
 
+// A button that can be pressed no more gives the focus to the picture, or keys would go nowhere.
+function disable(button, disabled) {
+  if (disabled && document.activeElement === button) {
+    button.closest(".bgcs-browser").querySelector("canvas[tabindex]").focus({ preventScroll: true });
+  }
+  button.disabled = disabled;
+}
+
 // Which images, in which order, and where in it one is.
 function makeListBar(model, store) {
   const panel = () => model.get("panel");
@@ -699,8 +707,8 @@ function makeListBar(model, store) {
     if (document.activeElement !== number) number.value = store.place + 1;
     number.max = n;
     of.textContent = ` of ${counted(n)} `;
-    previous.disabled = store.place <= 0;
-    next.disabled = store.place >= n - 1;
+    disable(previous, store.place <= 0);
+    disable(next, store.place >= n - 1);
   };
   return { el, update };
 }
@@ -725,7 +733,7 @@ function makeLookBar(model, store, screen) {
     threshold.put(settings.threshold);
     opacity.put(settings.opacity);
     colour.put(settings.colour);
-    opacity.input.disabled = ["mask", "image"].includes(settings.mode);
+    opacity.el.classList.toggle("faint", ["mask", "image"].includes(settings.mode));
   };
   const step = (by) => store.set({ threshold: clamp(Math.round(100 * model.get("settings").threshold + by) / 100, 0, 1) });
   return { el, update, step };
@@ -753,7 +761,7 @@ function makeDecisionBar(model, store) {
   const update = () => {
     const mark = store.mark(store.current);
     buttons.forEach((one, k) => one.setAttribute("aria-pressed", mark === k + 1));
-    clear.disabled = !mark;
+    disable(clear, !mark);
     onward.checked = model.get("settings").onward;
     const [, accepted, rejected, correct] = model.get("panel").counts.map(counted);
     counts.textContent = `${accepted} accepted, ${rejected} rejected, ${correct} to correct`;
