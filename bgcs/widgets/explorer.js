@@ -10,9 +10,6 @@ const KEPT = 4000; // pictures
 const PATIENCE = 500; // milliseconds without an answer until the view says that it waits
 const GIVE_UP = 10_000; // milliseconds without an answer until the view says that none comes
 const COLUMNS = 6; // of thumbnails
-const STALE =
-  "No kernel stands behind this view: it was restarted or closed, and nothing here changes anything. " +
-  "Run the cell again.";
 const HINT =
   "Draw around points to see their images. Shift adds, Alt takes away; a click picks one point. " +
   "The wheel zooms once the plane is clicked.";
@@ -956,24 +953,6 @@ function makeKeys(store, plane, thumbs, bar) {
     if (event.target === plane.canvas) return planeKey(plane, toggle, key, event.shiftKey);
     return null;
   };
-}
-
-// Give the root its keys before JupyterLab takes them for itself; returns what ends it.
-function listenToKeys(root, reaction) {
-  root.addEventListener("keydown", (event) => {
-    const react = reaction(event);
-    if (!react) return;
-    event.preventDefault();
-    event.stopPropagation();
-    react();
-  });
-  const claim = (event) => {
-    const plain = !(event.ctrlKey || event.metaKey);
-    const ours = root.contains(event.target) && (plain || Boolean(reaction(event)));
-    root.toggleAttribute("data-lm-suppress-shortcuts", ours);
-  };
-  window.addEventListener("keydown", claim, true);
-  return () => window.removeEventListener("keydown", claim, true);
 }
 
 // ---- the whole ----------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
 // What the views have in common. `asset` puts this text above a view's own, so its names need no import there.
 
+const STALE =
+  "No kernel stands behind this view: it was restarted or closed, and nothing here changes anything. " +
+  "Run the cell again.";
+
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // An element: its properties, ARIA attributes, event handlers and style, then what stands in it.
@@ -35,4 +39,22 @@ function oncePerFrame(f) {
   };
   later.cancel = () => cancelAnimationFrame(frame);
   return later;
+}
+
+// Give the root its keys before JupyterLab takes them for itself; returns what ends it.
+function listenToKeys(root, reaction) {
+  root.addEventListener("keydown", (event) => {
+    const react = reaction(event);
+    if (!react) return;
+    event.preventDefault();
+    event.stopPropagation();
+    react();
+  });
+  const claim = (event) => {
+    const plain = !(event.ctrlKey || event.metaKey);
+    const ours = root.contains(event.target) && (plain || Boolean(reaction(event)));
+    root.toggleAttribute("data-lm-suppress-shortcuts", ours);
+  };
+  window.addEventListener("keydown", claim, true);
+  return () => window.removeEventListener("keydown", claim, true);
 }
