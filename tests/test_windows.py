@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bgcs.data.annotations import read_labels
 from bgcs.data.describe import describe
 from bgcs.data.files import ImageSetError
 from bgcs.data.images import from_files, from_folders
@@ -216,3 +217,22 @@ def test_from_a_list_of_files(folders):
     files = sorted(folders[0].iterdir()) + sorted(folders[1].iterdir())
     found = from_files(files, [True] * 16 + [False] * 16, window=32, scale="objects 20", progress=False)
     assert found.windows.windows.scale == pytest.approx(0.4)
+
+
+def test_labels_of_whole_images_are_cut_along(data, folders):
+    labels = read_labels(folders[0].parent / "masks", data.weak())["masks"]
+    assert len(labels) == int(data.presence.sum())  # also of windows that are known to show nothing
+    for i in (0, 5, 9): assert float((torch.as_tensor(labels[i]) != data.masks[:][i, 0]).float().mean()) < 0.01
+    model = Segmenter(base_width=4, random_state=0)
+    model.fit(data.weak(), steps=4, rounds=1, held_out=None, masks=labels, progress=False)
+    assert model.windows_ == Windows(32, 0.5)
+
+
+def test_labels_know_nothing_of_what_is_mirrored(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b = _write(tmp_path / "a", 4, rng, low=24, high=50), _write(tmp_path / "b", 4, rng, False, low=24, high=50)
+    found = from_folders(a, b, window=64, scale=1.0, progress=False)
+    labels = read_labels(tmp_path / "masks", found)["masks"]
+    h, w = found.windows.sizes[0]
+    known = torch.as_tensor(labels[0]) != 255
+    assert int(known.sum()) == h * w and bool(known[(64 - h) // 2 :][0, 32])

@@ -22,6 +22,7 @@ from .checks import check_choice, did_you_mean, listed
 from .files import SUFFIXES, ImageSetError, change_size, find_images, image_info, listing
 from .images import ImageSet
 from .stores import Reading, attempt
+from .windows import Windows
 from .truth import MaskStore, _as_values, _look_into, _some_masks_by_name
 
 # %% auto #0
@@ -426,6 +427,34 @@ class _Part:
         rows, columns = self.size[0] / self.height, self.size[1] / self.width
         return _whole_box((top * rows, left * columns, height * rows, width * columns), self.size)
 
+@dataclass(frozen=True)
+class _WindowPart:
+    "The part of a whole image that a window shows; nothing is known of what is mirrored about a smaller image."
+    place: np.ndarray
+    windows: Windows
+
+    @property
+    def _inside(self):
+        "Size of what is shown, and where it lies in the window."
+        size = tuple(max(1, round(n * self.windows.side / self.windows.tile)) for n in self.place[2:4].tolist())
+        return size, tuple((self.windows.side - n) // 2 for n in size)
+
+    def _part(self, size): return _Part(*self.place[:4].tolist(), False, size)
+
+    def _laid(self, labels):
+        (height, width), (top, left) = self._inside
+        found = np.full((self.windows.side,) * 2, _UNKNOWN, np.uint8)
+        found[top:top + height, left:left + width] = labels
+        return found
+
+    def masks(self, whole): return self._laid(self._part(self._inside[0]).masks(whole))
+
+    def scribbles(self, whole): return self._laid(self._part(self._inside[0]).scribbles(whole))
+
+    def boxes(self, whole):
+        size, (top, left) = self._inside
+        return [(box[0] + top, box[1] + left, *box[2:]) for box in self._part(size).boxes(whole)]
+
 def _parts(
     data: ImageSet,
     numbers,  # of its images that are of one file
@@ -433,6 +462,7 @@ def _parts(
 ) -> list[_Part]:
     "What each of some images shows of its file."
     shown, reading = tuple(data.shape[1:]), data.reading or Reading()
+    if data.windows is not None: return [_WindowPart(data.places[i], data.windows.windows) for i in numbers]
     if data.places is not None:
         return [_Part(*map(int, data.places[i][:4]), bool(data.places[i][4]), shown) for i in numbers]
     crop = reading.crop or size
@@ -577,9 +607,13 @@ class _Gathered:
         marks = bool(found) if self.kind == "boxes" else (found == 1).any()
         if not self.data.presence[i]:
             if marks: self.contradicting.append(self._name(i))
-        elif marks or self.kind == "scribbles" and (found == 0).any():
+        elif marks or self.kind == "scribbles" and (found == 0).any() or self._is_window(found):
             self.labels[i] = found if self.kind == "boxes" else torch.from_numpy(found)
         else: self.left_out["nothing of the object is marked, and the image shows it"].append(self._name(i))
+
+    def _is_window(self, found):
+        "Of a window one may know that it shows nothing of the object that is elsewhere in its image."
+        return self.data.windows is not None and self.kind == "masks" and bool((found == 0).any())
 
     def _name(self, i): return str(self.data.names[i] if self.data.names is not None else self.data.paths[i])
 

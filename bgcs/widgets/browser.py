@@ -35,7 +35,8 @@ from ..data.files import ImageSetError, channels_first, find_images, listing, re
 from ..data.images import ImageSet
 from ..data.stores import attempt
 from ..masks.method import Method
-from ..masks.predict import Predictions, Tiling, find_objects
+from ..masks.objects import find_objects
+from ..masks.predict import Predictions, Tiling
 from bgcs.masks.predict import (
     _MEANING, _UNSEEN, _bar, _check_header, _check_out, _deep, _marks, _png, _presence_score, _read, _stems, _stream,
     _visible, _without_alpha, _without_suffix,
