@@ -155,6 +155,38 @@ def _predict(options):
     for problem in found.skipped: print("left out:", _worded(problem, options.command), file=sys.stderr)
     return 0
 
+def _survey(options):
+    "Write the mask of an image larger than memory."
+    from bgcs.masks.survey import predict_survey
+    from bgcs.runs.runs import load_run
+    run = load_run(options.run_folder)
+    tiles = {name: size for name, size in run.tiling.items() if name in ("tile", "resize")}
+    found = predict_survey(run.segmenter, options.image, options.out, progress=sys.stderr.isatty(), **tiles)
+    print(found)
+    return 0
+
+def _export(options):
+    "Write predicted masks for other programs."
+    from bgcs.outputs.formats import export_masks
+    chosen = {name: getattr(options, name) for name in _OBJECTS if hasattr(options, name)}
+    written = export_masks(options.predictions, options.out, options.format, overwrite=options.overwrite, **chosen)
+    print(written[0] if len(written) == 1 else f"{len(written)} files in {options.out}")
+    return 0
+
+def _onnx(options):
+    "Write the model as an ONNX file."
+    from bgcs.outputs.onnx import export_onnx
+    from bgcs.runs.runs import load_run
+    print(export_onnx(load_run(options.run_folder).segmenter.cpu(), options.out, script=options.script))
+    return 0
+
+def _push(options):
+    "Give the model a page on the hub."
+    from bgcs.outputs.hub import push
+    from bgcs.runs.runs import load_run
+    print(push(load_run(options.run_folder).segmenter, options.name, folder=options.out, private=not options.public))
+    return 0
+
 def _compare(options):
     "Rank runs, or train several methods and rank them."
     named = [word for word in options.words if "=" not in word]
@@ -371,11 +403,15 @@ _WRITING = {
     "threshold": dict(type=float, metavar="SHARE",
                       help="at and above which a pixel counts as object (default: the one chosen in training)"),
     "min_area": dict(type=int, metavar="PIXELS", help="leave out smaller objects (default: 1)"),
+    "fill_holes": dict(type=int, metavar="PIXELS", help="fill holes of objects, up to this area (default: 0)"),
+    "split": dict(type=_one_of("distance", "probability"), metavar="distance|probability|none",
+                  help="touching objects apart, by their outlines or by the mask between them (default: none)"),
     "soft": dict(action=argparse.BooleanOptionalAction, help="write soft masks (default: yes)"),
     "overlays": dict(action=argparse.BooleanOptionalAction, help="write overlays (default: yes)"),
     "resume": dict(action=argparse.BooleanOptionalAction,
                    help="go on with what is in the folder (default: yes); else it must be new"),
 }
+_OBJECTS = {name: _WRITING[name] for name in ("min_area", "fill_holes", "split")}
 _PREDICTING = (*_READING, *_TILING, *_WRITING)
 
 # %% ../../nbs/runs/05_cli.ipynb #71c4e0a3
@@ -390,6 +426,27 @@ def _takes_images(parser):
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size, or folders of them")
     parser.add_argument("--out", metavar="FOLDER",
                         help="where masks, overlays and table.csv go (default: predictions in the run folder)")
+
+def _takes_image(parser):
+    parser.add_argument("image", metavar="IMAGE", help="a raster of any size that rasterio opens, such as a GeoTIFF")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where mask.tif and probability.tif go")
+
+def _takes_predictions(parser):
+    parser.add_argument("predictions", metavar="FOLDER", help="what bgcs predict wrote")
+    parser.add_argument("out", metavar="OUT", help="a file or, where each image gets its own, a folder")
+    parser.add_argument("--format", default="coco", metavar="FORMAT", help="coco (default), label-studio, geojson, "
+                        "geopackage, labels (TIFF), nifti or dicom-seg")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    _add_options(parser, "what counts as an object (default: as predicted)", _OBJECTS)
+
+def _takes_file(parser):
+    parser.add_argument("out", metavar="FILE", help="such as model.onnx; one that is there is replaced")
+    parser.add_argument("--script", action="store_true", help="beside it, a script that needs neither bgcs nor PyTorch")
+
+def _takes_page(parser):
+    parser.add_argument("name", metavar="OWNER/NAME", help="of the page; made if it isn't there")
+    parser.add_argument("--out", metavar="FOLDER", help="write there what would be uploaded, and upload nothing")
+    parser.add_argument("--public", action="store_true", help="a new page is seen by all (default: by its owner)")
 
 def _takes_reading(parser):
     group = _add_options(parser, "how images are read", _READING)
@@ -439,6 +496,14 @@ _COMMANDS = {
     "predict": _Command("write masks of images of any size",
                         "bgcs predict RUN survey1.png more_surveys/ --out masks",
                         _predict, (_takes_run, _takes_images, _takes_reading, _takes_tiling, _takes_writing)),
+    "survey": _Command("write the mask of an image larger than memory, such as a GeoTIFF",
+                       "bgcs survey RUN mosaic.tif --out masks", _survey, (_takes_run, _takes_image)),
+    "export": _Command("write predicted masks for other programs: COCO, Label Studio, GeoJSON, NIfTI and more",
+                       "bgcs export masks objects.json --format coco", _export, (_takes_predictions,)),
+    "onnx": _Command("write the model of a run as an ONNX file",
+                     "bgcs onnx RUN model.onnx --script", _onnx, (_takes_run, _takes_file)),
+    "push": _Command("give the model of a run a page on the Hugging Face hub",
+                     "bgcs push RUN owner/name --out page", _push, (_takes_run, _takes_page)),
     "compare": _Command("rank runs by criteria that need no masks, or train every method and rank them",
                         "bgcs compare RUN1 RUN2 RUN3\n  bgcs compare --methods all --objects A --backgrounds B",
                         _compare, (_takes_other_images, _takes_runs)),

@@ -102,6 +102,12 @@ class Run:
         "Judge the model: criteria on the validation images, metrics on the test images, where they have true masks."
         return _judge_again(self, changes, out)
 
+    @property
+    def tiling(self) -> dict[str, object]:
+        "How other images are cut, resized and read, as those that it was trained on: for `predict_files`."
+        found, windows = _tiling_of(self, self.clusterer.shape_), self.segmenter.windows_
+        return found if windows is None else found | {"tile": windows.tile, "resize": windows.side}
+
     def predict(self,
         images,  # a file or a folder, or several of them; images of any size
         out=None,  # folder for masks, overlays and tables; None: `predictions` in the run's
@@ -109,9 +115,7 @@ class Run:
         **options,  # of `bgcs.masks.predict.predict_files`: threshold, min_area, flip, on_bad, tile, overlap, …
     ) -> Predictions:
         "Masks of other images, cut and resized as those that it was trained on."
-        found = _tiling_of(self, self.clusterer.shape_)
-        if self.segmenter.windows_ is not None: found.pop("tile")  # the model knows
-        found |= options
+        found = self.tiling | options
         out = out or self.folder / "predictions"
         return predict_files(self.segmenter, _files_in(images), out, progress=progress, **found)
 
