@@ -181,3 +181,14 @@ def test_color_is_checked(tmp_path):
 ])
 def test_wrong_normalizations(way, says):
     with pytest.raises(ValueError, match=says): as_normalization(way)
+
+
+def test_a_dicom_that_begins_like_a_tiff_is_a_dicom(tmp_path):
+    "pydicom's own CT_small.dcm does."
+    pydicom = pytest.importorskip("pydicom")
+    source = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
+    found = bytearray(open(source, "rb").read())
+    found[:4] = b"II*\0"
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(found)
+    assert image_info(path).height == 128

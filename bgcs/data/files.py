@@ -67,9 +67,10 @@ def _kind_of_content(path):
     try:
         with open(path, "rb") as file: start = file.read(132)
     except OSError: return None
+    if start[128:] == b"DICM": return "dicom"  # first: what stands before it may be the beginning of a TIFF
     for magic, kind in _MAGIC.items():
         if start.startswith(magic): return kind
-    return "dicom" if start[128:] == b"DICM" or _is_bare_dicom(start) else None
+    return "dicom" if _is_bare_dicom(start) else None
 
 def _kind_of_name(path):
     name = os.path.basename(path).lower()
