@@ -463,12 +463,12 @@ def _polygons_of(image, simplify):
 
 def _one_map(tables, in_degrees):
     "Refuse to mix images that lie on different maps, or on none."
-    import pandas as pd
-    kinds = {file: said["coordinates"] + str(crs or "") for file, (crs, said) in tables.items()}
-    if in_degrees: kinds = {file: "a map" if tables[file][0] else kind for file, kind in kinds.items()}
-    if len(set(kinds.values())) <= 1: return
-    firsts = pd.Series(kinds).drop_duplicates()
-    some = listed([f"{file} ({kind.split(':')[0]})" for file, kind in firsts.items()], 3)
+    first_of = {}
+    for file, (crs, said) in tables.items():
+        kind = ("a map", "") if in_degrees and crs else (said["coordinates"].split(":")[0], str(crs))
+        first_of.setdefault(kind, file)
+    if len(first_of) <= 1: return
+    some = listed([f"{file} ({called})" for (called, _), file in first_of.items()], 3)
     raise ImageSetError(f"images lie on several maps, or on none: {some}. Export them apart: files=")
 
 def _all_polygons(images, simplify, in_degrees):
