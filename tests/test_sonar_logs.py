@@ -253,6 +253,23 @@ def test_sample_count_that_changes_midway(tmp_path):
     assert far.max() < 30  # the bottom fades as before the change
     assert fine.blind()[0].sum() == fine.blind()[15].sum() == 40
     with pytest.raises(ValueError, match="spacing=-1; expected metres above 0"): scan.resampled(-1)
+    again = fine.resampled(0.1)
+    assert np.array_equal(again.port, fine.port) and np.array_equal(again.blind(), fine.blind())
+
+
+def test_ranges_that_vary_with_the_speed_of_sound_are_no_change(tmp_path):
+    port, path = echoes(6), tmp_path / "line.jsf"
+    path.write_bytes(b"".join(jsf_ping(k, port[k], channel, valid=16384, speed=1500.0 + k / 7) for k in range(6) for channel in (0, 1)))
+    assert len(set(quietly(path).spacing)) == 6
+
+
+def test_recording_that_starts_late_is_put_on_the_grid(tmp_path):
+    port = echoes(6)
+    scan = quietly(jsf(tmp_path / "line.jsf", port, port, first=10))
+    even = scan.resampled(0.1)
+    assert even.port.shape == (6, 110) and np.ma.getmaskarray(even.port)[:, :10].all() and np.array_equal(even.port[:, 10:], port)
+    assert even.blind()[0].sum() in (40, 42) and scan.blind()[0].sum() == even.blind()[0].sum() - 20  # 2 m are 20 samples and a rounding
+    assert np.array_equal(np.ma.getmaskarray(even.resampled(0.1).port), np.ma.getmaskarray(even.port))
 
 
 def test_pings_of_which_one_side_is_missing(tmp_path):
