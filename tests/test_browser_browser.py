@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import idle, needs_browser, open_notebook, shot
+from lab import idle, needs_browser, open_notebook, shot, slowness
 from PIL import Image
 
 pytestmark = needs_browser
@@ -367,6 +367,7 @@ def test_ten_thousand_images(page):
     says(view, "of 10,000")
     assert view.locator(".thumb").count() < 40
     handle = view.element_handle()
+    print(f"\n{slowness(page):.1f} times as slow as a quiet machine")
     tell("next image", page.evaluate(MEASURE, [handle, ["ArrowRight"] * 12, "picture"]))
     tell("next image, with its mask", page.evaluate(MEASURE, [handle, ["ArrowRight"] * 12, "mask"]))
     tell("ten further", page.evaluate(MEASURE, [handle, ["PageDown"] * 12, "picture"]))
@@ -402,6 +403,7 @@ def test_a_hundred_megapixels(page):
     until(view, picture="sharp")
     says(view, "10,000 × 10,000")
     handle = view.element_handle()
+    print(f"\n{slowness(page):.1f} times as slow as a quiet machine")
     moves = ["+", "+", "+", "+", "+", "+", "+", "+", "-", "-", "-"]
     tell("zoom, while it is predicted", page.evaluate(MOVE, [handle, moves, "picture", False]))
     shot(page, "browser_huge_busy")
