@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import idle, needs_browser, open_notebook, shot
+from lab import idle, needs_browser, open_notebook, shot, slowness
 from PIL import Image
 
 pytestmark = needs_browser
@@ -72,7 +72,7 @@ for digit in rng.choice(len(data.objects), 3000):
     top, left = rng.integers(0, 10_000 - 32, 2)
     huge[top:top + 32, left:left + 32][mask] = 255 * image[mask]
 tifffile.imwrite("huge.tif", huge)
-MaskBrowser.shown.close()
+if hasattr(MaskBrowser, "shown"): MaskBrowser.shown.close()
 MaskBrowser.shown = MaskBrowser(model, ["huge.tif"], tile=256, overlap=0)
 MaskBrowser.shown
 """
@@ -367,6 +367,7 @@ def test_ten_thousand_images(page):
     says(view, "of 10,000")
     assert view.locator(".thumb").count() < 40
     handle = view.element_handle()
+    print(f"\n{slowness(page):.1f} times as slow as a quiet machine")
     tell("next image", page.evaluate(MEASURE, [handle, ["ArrowRight"] * 12, "picture"]))
     tell("next image, with its mask", page.evaluate(MEASURE, [handle, ["ArrowRight"] * 12, "mask"]))
     tell("ten further", page.evaluate(MEASURE, [handle, ["PageDown"] * 12, "picture"]))
@@ -396,12 +397,12 @@ def test_ten_thousand_images(page):
 
 def test_a_hundred_megapixels(page):
     run_cell(page, 4)
-    view = page.locator(".bgcs-browser").nth(1)
-    says(view, "Predicting huge.tif")
+    page.get_by_text("Predicting huge.tif").wait_for()
     view = seen(page, 1)
     until(view, picture="sharp")
     says(view, "10,000 × 10,000")
     handle = view.element_handle()
+    print(f"\n{slowness(page):.1f} times as slow as a quiet machine")
     moves = ["+", "+", "+", "+", "+", "+", "+", "+", "-", "-", "-"]
     tell("zoom, while it is predicted", page.evaluate(MOVE, [handle, moves, "picture", False]))
     shot(page, "browser_huge_busy")
