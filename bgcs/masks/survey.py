@@ -725,6 +725,9 @@ _FORMAT = "bgcs.survey/1"
 
 def _survey_tiling(segmenter, **tiling):
     "The tiling of a survey, or what is wrong with it."
+    windows = getattr(segmenter, "windows_", None)
+    if windows is not None and tiling["tile"] is None and tiling["resize"] is None:
+        tiling |= {"tile": windows.tile, "resize": windows.side}
     if tiling["tile"] is None:
         size = ((getattr(segmenter, "card_", None) or {}).get("images") or {}).get("size")
         trained = f" (this segmenter was trained on images of {size})" if size else ""
@@ -846,7 +849,8 @@ def predict_survey(
     "The mask of an image larger than memory: probability.tif and mask.tif, where the image lies on the map."
     options = dict(tile=tile, resize=resize, overlap=overlap, blend=blend, invalid=invalid, measure=measure)
     threshold = segmenter.threshold_ if threshold is None else threshold
-    _check_settings(segmenter, source, threshold, "error", None, "uint8", batch_size=batch_size)
+    _check_settings(segmenter, source, "error", None, "uint8", batch_size=batch_size)
+    if not 0 <= threshold <= 1: raise ValueError(f"threshold={threshold}; expected 0 to 1")
     _check_stored(probabilities)
     tiling, (rank, world) = _survey_tiling(segmenter, **options), _as_part(part)
     normalization = segmenter.normalization_ or Normalization()
