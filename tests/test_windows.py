@@ -1,4 +1,7 @@
 "Whole images of mixed sizes, of which only the whole is known to show the object, as windows at a scale."
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from bgcs.masks.criteria import _judge, criteria, hold_out
 from bgcs.masks.method import load_method
 from bgcs.masks.predict import predict_files, predict_large
 from bgcs.masks.segment import Segmenter
+from bgcs.outputs.onnx import export_onnx
 from bgcs.masks.whole import evaluate_whole, plot_whole, predict_whole
 
 
@@ -236,3 +240,23 @@ def test_labels_know_nothing_of_what_is_mirrored(tmp_path):
     h, w = found.windows.sizes[0]
     known = torch.as_tensor(labels[0]) != 255
     assert int(known.sum()) == h * w and bool(known[(64 - h) // 2 :][0, 32])
+
+
+def test_the_script_without_torch_keeps_to_the_scale(data, tmp_path):
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    model = Segmenter(base_width=4, random_state=0).fit(data, steps=6, rounds=1, held_out=None, progress=False)
+    model.threshold_ = float(np.median(predict_large(model, data.windows.image(0), 0, progress=False)))
+    path = export_onnx(model, tmp_path / "model.onnx", script=True)
+    (tmp_path / "images").mkdir()
+    for k in (0, 1): Image.open(data.windows.images.paths[k]).save(tmp_path / "images" / f"{k}.png")
+    command = [sys.executable, path.with_suffix(".py"), path, tmp_path / "images", tmp_path / "out"]
+    subprocess.run(command, check=True)
+    for k in (0, 1):
+        image = data.windows.image(k)[0]
+        small = [max(8, round(n * 0.5)) for n in image.shape]
+        shrunk = torch.nn.functional.interpolate(torch.tensor(image / 255.0, dtype=torch.float32)[None, None],
+                                                 small, mode="bilinear", antialias=True)
+        soft = model.predict(shrunk)
+        expected = torch.nn.functional.interpolate(soft, image.shape, mode="bilinear")[0, 0] >= model.threshold_
+        written = np.asarray(Image.open(tmp_path / "out" / f"{k}.png")) > 0
+        assert written.shape == image.shape and (written == expected.numpy()).mean() > 0.97

@@ -210,6 +210,7 @@ def _metadata(model, normalization, takes, opset):
         "format": _FORMAT, "bgcs": __version__, "method": model.name, "weights": _digest_of(model),
         "input": takes, "channels": model.settings["channels"], "normalization": normalization.to_dict(),
         "threshold": model.threshold_, "card": model.card_, "opset": opset,
+        "scale": 1.0 if model.windows_ is None else model.windows_.side / model.windows_.tile,
     }
 
 def _describe(proto, metadata):
@@ -305,6 +306,7 @@ network = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]
 said = {name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()}
 mode = {1: "L", 3: "RGB"}.get(said["channels"])
 if said["input"] == "normalized" or mode is None: sys.exit(f"{model} takes other than grey or colour")
+def resized(planes, size): return np.stack([Image.fromarray(x).resize(size, Image.BILINEAR) for x in planes])
 highest = {"1": 1, "L": 255, "RGB": 255, "I;16": 65535, "I;16B": 65535, "I": 65535, "F": 1}
 for path in sorted(filter(pathlib.Path.is_file, pathlib.Path(images).rglob("*"))):
     out = pathlib.Path(masks, path.relative_to(images)).with_suffix(".png")
@@ -314,7 +316,9 @@ for path in sorted(filter(pathlib.Path.is_file, pathlib.Path(images).rglob("*"))
     if image.mode not in highest or len(image.getbands()) != said["channels"]: image = image.convert(mode)
     pixels = np.asarray(image, np.float32).reshape(1, image.height, image.width, -1).transpose(0, 3, 1, 2)
     if said["input"] == "unit": pixels = pixels / highest[image.mode]
-    mask = network.run(None, {"images": pixels})[0][0, 0] >= said["threshold"]
+    seen = [max(8, round(side * said["scale"])) for side in image.size]  # of windows of whole images, see scale=
+    soft = network.run(None, {"images": resized(pixels[0], seen)[None]})[0][0]
+    mask = resized(soft, image.size)[0] >= said["threshold"]
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(255 * mask.astype(np.uint8)).save(out)
 """
