@@ -37,6 +37,7 @@ from ..data.images import ImageSet
 from ..data.stores import attempt
 from ..masks.method import Method
 from ..masks.objects import find_objects
+from ..outputs.formats import _FILES, _FOLDERS, Masked
 from ..masks.predict import Predictions, Tiling
 from bgcs.masks.predict import (
     _MEANING, _UNSEEN, _bar, _check_header, _check_out, _deep, _marks, _png, _presence_score, _read, _stems, _stream,
@@ -671,39 +672,27 @@ def _png_masks(
         written.append(path)
     return written
 
-def _runs(piece, top, left, height, width):
-    "Lengths of runs down the columns of an image, beginning with background, as COCO has them; from a part of it."
-    columns, rows = np.nonzero(piece.T)
-    places = (columns + left) * height + rows + top
-    breaks = np.flatnonzero(np.diff(places) > 1)
-    starts, ends = places[np.r_[0, breaks + 1]], places[np.r_[breaks, len(places) - 1]] + 1
-    edges = np.r_[0, np.stack([starts, ends], 1).ravel(), height * width]
-    return np.diff(edges).tolist()
+def _as_masked(one):
+    "The objects of a mask, as formats take them."
+    pieces, _ = find_objects(one.mask, one.threshold)
+    return Masked(one.name, pieces, ~np.isfinite(one.mask), one.mask, source=one.path)
 
-def _coco_annotations(one, image):
-    "An annotation for each connected piece of a mask."
-    pieces, table = find_objects(one.mask, one.threshold)
-    height, width = pieces.shape
-    for row in table.itertuples():
-        piece = pieces[row.top:row.bottom, row.left:row.right] == row.object
-        box = [row.left, row.top, row.right - row.left, row.bottom - row.top]
-        counts = _runs(piece, row.top, row.left, height, width)
-        yield {"image_id": image, "category_id": 1, "iscrowd": 0, "area": int(row.area), "bbox": list(map(int, box)),
-               "score": float(row.mean_probability), "segmentation": {"size": [height, width], "counts": counts}}
+def _in_format(format, out, given, names):
+    "Masks in a format of `bgcs.outputs.formats`: one file of all, or one of each."
+    if format in _FILES:
+        suffix, write = _FILES[format]
+        path = out / f"annotations{suffix}"
+        write(map(_as_masked, given), path)
+        return [path]
+    (suffix, write), stems, written = _FOLDERS[format], _stems(names), []
+    for one in given:
+        path = out / f"{stems[one.name]}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(_as_masked(one), path)
+        written.append(path)
+    return written
 
-def _coco_masks(out, given, names):
-    "All masks in one file."
-    images, annotations = [], []
-    for k, one in enumerate(given, 1):
-        height, width = one.mask.shape
-        images.append({"id": k, "file_name": one.name, "height": height, "width": width})
-        annotations += _coco_annotations(one, k)
-    annotations = [{"id": k, **found} for k, found in enumerate(annotations, 1)]
-    found = {"images": images, "categories": [{"id": 1, "name": "object"}], "annotations": annotations}
-    replace_file(out / "annotations.json", json.dumps(found).encode())
-    return [out / "annotations.json"]
-
-_EXPORTS = {"png": _png_masks, "coco": _coco_masks}
+_EXPORTS = {"png": _png_masks} | {format: partial(_in_format, format) for format in (*_FILES, *_FOLDERS)}
 
 # %% ../../nbs/widgets/06_browser.ipynb #c5e72674
 _MODES = ("overlay", "mask", "probabilities", "image")
@@ -1027,7 +1016,7 @@ class MaskBrowser(_Heard):
     def export(self,
         out,  # a folder: a new one, or an empty one
         which="accepted",  # or 'rejected', 'correct', 'undecided', 'all'; or numbers or names of images
-        format: str = "png",  # or 'coco'
+        format: str = "png",  # or one of `bgcs.outputs.formats.export_masks`: 'coco', 'label-studio', 'labels', …
         threshold: float | None = None,  # None: that which was seen when it was decided, or the present one
         progress: bool = True,  # show a bar, if it takes longer than a second
     ) -> list[Path]:  # what was written
