@@ -43,7 +43,7 @@ def pytest_configure(config):
 # Files that take longest, which two workers begin with, so that neither waits for the other at the end.
 LONGEST = (
     "test_ranks", "test_monitor", "test_cli", "test_survival", "test_explorer", "test_training", "test_jupyterlab",
-    "test_install", "test_predict", "test_extras", "test_divergence", "test_encoders", "test_clusters", "test_docs",
+    "test_install", "test_survey", "test_predict", "test_extras", "test_divergence", "test_encoders", "test_clusters", "test_docs",
 )
 
 

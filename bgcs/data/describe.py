@@ -98,8 +98,9 @@ def _about_windows(data):
     "What of whole images becomes windows, and how large objects are in them."
     wholes, count = data.windows, len(np.unique(data.whole))
     (low, narrow), (high, wide) = wholes.sizes.min(0), wholes.sizes.max(0)
-    yield f"whole images: {_wholes(data)} of {low}×{narrow} to {high}×{wide} px; presence is known of the whole"
-    yield f"{wholes.windows}; {wholes.windows.of_objects()} in them. Another scale: scale=, window="
+    counts = _wholes(data)
+    yield f"whole images: {counts} of {low}×{narrow} to {high}×{wide} px; presence is known of the whole"
+    yield f"{wholes.windows}; {wholes.windows.of_objects()}. Another scale: scale=, window="
     all_of_them = count == len(wholes.presence)
     if all_of_them and len(data) < wholes.total:
         yield f"{len(data)} of the {wholes.total} windows that cover them, drawn at random: most_windows="
@@ -132,6 +133,7 @@ def _warnings(d: Description):
 
 def _warn_of_masks(d):
     share, objects = d.marked["share"], d.data.objects
+    if d.data.windows is not None: return  # of which many show nothing
     for what, such in (("nothing", share == 0), ("the whole image", share == 1)):
         if not such.any(): continue
         some = d.data.objects if len(objects) == len(share) else None

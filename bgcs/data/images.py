@@ -120,7 +120,9 @@ def _in_words(data):
     if data.lazy: known.append("read when used")
     if data.skipped: known.append(str(len(data.skipped)) + " skipped")
     words = f"{n} object + {others} background-only images of {h}×{w}, {c} {channels}"
-    if data.windows is not None: words = f"{n} + {others} {data.windows.windows}, {c} {channels}, of {_wholes(data)}"
+    if data.windows is not None:
+        wholes = _wholes(data)
+        words = f"{n} + {others} {data.windows.windows}, {c} {channels}, of {wholes}"
     return "; ".join([words, ", ".join(known)]) if known else words
 
 # %% ../../nbs/data/04_images.ipynb #76395fb4
@@ -568,8 +570,8 @@ def _cut_windows(store, mask_store, presence, given, sizes, windows, most):
     if given["source"] is None: given["source"] = given["names"]
     columns = {name: given[name][which] for name in ("source", "paths")}
     names = np.array([f"{given['names'][k]} [{top}, {left}]" for k, (top, left) in zip(which, places[:, :2])])
-    images, masks = whole.cut(which, places)
-    return images, masks, presence[which], given | columns | dict(names=names, places=places, windows=whole, whole=which)
+    columns |= dict(names=names, places=places, windows=whole, whole=which)
+    return *whole.cut(which, places), presence[which], given | columns
 
 # %% ../../nbs/data/04_images.ipynb #d4694649
 def _check_lengths(columns):
@@ -590,8 +592,8 @@ def from_files(
     color: str | None = None,  # 'gray' or 'rgb': convert to that; None: channels as they are
     crop: tuple[int, int] | None = None,  # `(height, width)` to cut out of the middle of each
     resize: tuple[int, int] | None = None,  # `(height, width)` to resize each to afterwards
-    window: int | None = None,  # side of windows to cut whole images into, in pixels of the network; None: 48, where sizes are mixed or large
-    scale: float | str | None = None,  # of windows: pixels of the network for one of the images, see `bgcs.data.windows.find_scale`
+    window: int | None = None,  # side of windows, in pixels of the network; None: 48, where sizes are mixed or large
+    scale: float | str | None = None,  # of windows: pixels of the network for one of the images, see `find_scale`
     most_windows: int = 8_000,  # windows of all images together, about
     dtype: str | None = None,  # NumPy type to convert to, where files differ
     pages=None,  # of files that hold several: 'images', 'channels', or the number of one

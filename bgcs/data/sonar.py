@@ -131,6 +131,7 @@ def _jsf_record(header, content, body):
         x=int(told["x"]) * scale if place else np.nan, y=int(told["y"]) * scale if place else np.nan,
     ), int(told["units"])
 
+# %% ../../nbs/data/12_sonar.ipynb #f6baa240
 def _read_jsf(path):
     "The records of a JSF file."
     log = _Log()
@@ -274,6 +275,7 @@ class _XTF:
             x=x if placed else np.nan, y=y if placed else np.nan,
         ))
 
+# %% ../../nbs/data/12_sonar.ipynb #4ef1be06
 def _read_xtf(path, port_order):
     "The records of an XTF file."
     with _bytes_of(path) as content: return _XTF(path, content, port_order).read()
@@ -336,7 +338,7 @@ class SideScan:
     altitude: np.ndarray  # `(pings,)` metres of the sonar above the bottom; NaN: not recorded
     time: np.ndarray  # `(pings,)` datetime64, as the log has it, mostly UTC; NaT: not recorded
     heading: np.ndarray  # `(pings,)` degrees; NaN: not recorded
-    position: np.ndarray  # `(pings, 2)` longitude and latitude, or metres east and north, see `units`; NaN: not recorded
+    position: np.ndarray  # `(pings, 2)` longitude and latitude, or metres east and north, see `units`; NaN: unknown
     units: str = "degrees"  # of the position, or 'metres'
     pair: int = 0  # number of the pair of channels that was read
     pairs: tuple[str, ...] = ()  # what all pairs of the log are called
@@ -373,7 +375,7 @@ class SideScan:
         return np.interp(pings, pings[known], reach[known]).clip(0)
 
     def sides(self,
-        share: float | None = 0.5,  # of pings: so many have a water column no wider than what is left out; None: leave nothing out
+        share: float | None = 0.5,  # of pings, whose water column is no wider than what is left out; None: all is kept
     ) -> list[Side]:  # port and starboard
         "Both sides as `cut_patches` and `Tiling` take them: `regions=lambda image: scan.sides()`."
         if share is not None and not 0 <= share <= 1: raise ValueError(f"share={share}; expected 0 to 1, or None")
@@ -390,7 +392,7 @@ class SideScan:
         return replace(self, **{name: getattr(self, name)[pings] for name in arrays})
 
     def resampled(self,
-        spacing: float | None = None,  # metres of slant range from one sample to the next; None: the median of the pings
+        spacing: float | None = None,  # metres of slant range between samples; None: the median of the pings
     ) -> SideScan:
         "All pings on one grid of ranges, where a change of range or rate has changed it; with antialiasing."
         return _resampled(self, spacing)
@@ -448,7 +450,8 @@ def _file_of(image, suffix, path):
 
 def _put_whole(path, content):
     "Write a file that replaces an older one only when it is complete."
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    unique = secrets.token_hex(4)
+    part = path.with_name(f".{path.name}.{unique}.part")
     try:
         part.write_bytes(content)
         os.replace(part, path)
@@ -467,6 +470,7 @@ def _write_image(image, path):
     _put_whole(path, content)
     return path
 
+# %% ../../nbs/data/12_sonar.ipynb #b3a11cca
 def _plot_scan(scan, size):
     import matplotlib.pyplot as plt
     image = scan.image()
@@ -529,8 +533,8 @@ def _warn_of_mirrored(path, scan):
 # %% ../../nbs/data/12_sonar.ipynb #5b4e766a
 def read_side_scan(
     path,  # a log: .xtf or .jsf
-    pair: int = 0,  # which pair of channels, where a log holds several: by number, the first is 0, mostly the lower frequency
-    port_order: str = "far",  # of XTF: which sample of port comes first, 'far' by Triton's custom, or 'near'; JSF has the nearest first
+    pair: int = 0,  # which pair of channels, where a log holds several; the first is 0, mostly the lower frequency
+    port_order: str = "far",  # of XTF: which sample of port is first, 'far' by Triton's custom, or 'near', as in JSF
 ) -> SideScan:
     "A log of side-scan sonar. What cannot be read is passed over, counted and told."
     path = os.fspath(path)
@@ -584,7 +588,9 @@ def write_side_scans(
     logs = [Path(log) for log in ([logs] if isinstance(logs, (str, os.PathLike)) else logs)]
     stems = [log.stem for log in logs]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice: raise ValueError(f"several logs are named {listed(twice)}, and their images would be, too; rename them")
+    if twice:
+        names = listed(twice)
+        raise ValueError(f"several logs are named {names}, and their images would be, too; rename them")
     out, written, problems = _made_folder(out, "Choose another folder: out="), [], []
     for log in logs:
         try:

@@ -499,14 +499,14 @@ def _or_windows(forms):
 def _mixed(others, form, n_form):
     "The message about images of several forms; `others` has `(index, name, complaint)` of each image, by form."
     if len(others) > 7: return _many_kinds(others, form, n_form)
-    usual, remedies = _describe_form(*form), _remedies([form, *others])
+    usual, remedies, windows = _describe_form(*form), _remedies([form, *others]), _or_windows([form, *others])
     lines = [f"{usual}: {n_form} images"]
     for other, members in sorted(others.items(), key=lambda item: -len(item[1])):
         looks, n, (_, example, _) = _describe_form(*other), len(members), members[0]
         lines.append(f"{looks}: {n} images, such as {example}")
     return ("Images differ in size, channels or type:\n" + listing(lines) +
             f"\nSay {remedies} to bring them to one, or on_bad='skip' to leave out all but the first kind."
-            f"{_or_windows([form, *others])}")
+            f"{windows}")
 
 def _many_kinds(others, form, n_form):
     "The message where images have so many forms that a list of them would be a page; what to do comes first."

@@ -25,7 +25,7 @@ _LARGEST_SCALE = 8  # pixels of the network for one of the images
 _EXPECTED = "expected a number, such as 0.25, or 'shortest 128', 'longest 256' or 'objects 40', in pixels"
 
 def find_scale(
-    scale: float | str | None,  # pixels of the network for one of the images; 'shortest 128', 'longest 256', 'objects 40'; None: found
+    scale: float | str | None,  # a number; 'shortest 128', 'longest 256' or 'objects 40', in pixels; None: found
     sizes: np.ndarray,  # `(n, 2)` heights and widths of the images, px
     side: int,  # of the windows, in pixels of the network
 ) -> float:
@@ -37,7 +37,8 @@ def find_scale(
         if not found or not float(found[2]): raise ValueError(f"scale={scale!r}; {_EXPECTED}")
         length = float(found[2])
         scale = {"shortest": length / shorter, "longest": length / longer, "objects": side / 4 / length}[found[1]]
-    elif isinstance(scale, bool) or not isinstance(scale, (int, float)): raise ValueError(f"scale={scale!r}; {_EXPECTED}")
+    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise ValueError(f"scale={scale!r}; {_EXPECTED}")
     if 0 < scale <= _LARGEST_SCALE: return float(scale)
     raise ValueError(f"scale={scale:g}; expected above 0, at most {_LARGEST_SCALE} pixels for one of the images")
 
@@ -58,7 +59,7 @@ def place_windows(
     tile: int,  # side of a window in pixels of the images
     most: int = 8_000,  # windows of all images together, about
     random_state: int = 0,  # seed of which are drawn, where there are more
-) -> tuple[np.ndarray, np.ndarray, int]:  # `(p,)` number of the image of each window, its place `(p, 5)`, and how many there are to draw from
+) -> tuple[np.ndarray, np.ndarray, int]:  # `(p,)` images, `(p, 5)` places, and how many windows cover all
     "Windows that cover images, or as many as are wanted."
     rng, which, places, total = np.random.default_rng(random_state), [], [], 0
     counts = [len(_starts_along(h, tile)) * len(_starts_along(w, tile)) for h, w in sizes]
@@ -94,7 +95,9 @@ class Windows:
         "Side of a window in pixels of the images."
         return max(1, round(self.side / self.scale))
 
-    def __str__(self): return f"windows of {self.side}×{self.side} at scale {self.scale:.3g} ({self.tile}×{self.tile} px)"
+    def __str__(self):
+        side, tile = self.side, self.tile
+        return f"windows of {side}×{side} at scale {self.scale:.3g} ({tile}×{tile} px)"
 
     def of_objects(self,
         lengths=(8, 16, 32, 64, 128),  # in pixels of the images
@@ -117,7 +120,8 @@ class WindowStore:
 
     def name(self, i):
         top, left = self.places[i, :2]
-        return f"{self.whole.name(self.which[i])} [{top}, {left}]"
+        of = self.whole.name(self.which[i])
+        return f"{of} [{top}, {left}]"
 
     def batch(self, indices):
         "Windows or their errors; each image is opened once."
@@ -192,7 +196,7 @@ class WholeImages:
 
     def _or_name(self, k, read):
         try: return read()
-        except ImageSetError as error: raise ImageSetError(f"{self.name(k)} {error}") from None
+        except ImageSetError as error: raise ImageSetError(self.name(k) + f" {error}") from None
 
     def cut(self, which, places):
         "Stores of windows, and of their masks or None."

@@ -27,8 +27,8 @@ from .witness import Witness, train_witness
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['predict_masks', 'Bags', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold',
-           'compare', 'plot_comparison', 'Verdict', 'rank_agreement']
+__all__ = ['predict_masks', 'HeldOut', 'hold_out', 'judged_clusters', 'mask_iou', 'criteria', 'choose_threshold', 'compare',
+           'plot_comparison', 'Verdict', 'rank_agreement']
 
 # %% ../../nbs/masks/01_criteria.ipynb #22b56ee5
 @torch.no_grad()
@@ -66,7 +66,7 @@ def _checked_masks(masks, images):
 
 # %% ../../nbs/masks/01_criteria.ipynb #9f4fdc52
 @dataclass(frozen=True, eq=False)
-class Bags:
+class _Bags:
     "Windows of held-out whole images: where an image shows the object, some of its windows do."
     images: torch.Tensor  # `(k, c, h, w)` windows
     whole: torch.Tensor  # `(k,)` int64: of which whole image each is
@@ -81,7 +81,7 @@ def _bags_of(data, generator, most=12):
     place = np.arange(len(order)) - np.searchsorted(whole[order], whole[order])
     chosen = np.sort(order[place < most])
     shows = torch.from_numpy(data.windows.presence[numbers])
-    return Bags(data.images[torch.from_numpy(chosen)], torch.from_numpy(whole[chosen]), shows)
+    return _Bags(data.images[torch.from_numpy(chosen)], torch.from_numpy(whole[chosen]), shows)
 
 # %% ../../nbs/masks/01_criteria.ipynb #36066343
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class HeldOut:
     backgrounds: torch.Tensor  # `(m, c, h, w)` background-only images
     random_state: int  # seed of what the criteria draw
     witness: Witness | None = None  # trained on other images; None: two are trained on these, each for the other half
-    bags: Bags | None = None  # where these are windows of whole images
+    bags: _Bags | None = None  # where these are windows of whole images
 
     def __len__(self): return len(self.objects)
 
@@ -386,7 +386,8 @@ _TOP = 0.05  # share of the pixels of a mask, the highest, whose mean is an imag
 def _separation_of_bags(bags, masks):
     "How well the surest window of each whole image tells those that show the object from others."
     from sklearn.metrics import roc_auc_score
-    if len(bags.shows.unique()) < 2: raise ValueError("all held-out whole images are of one kind; hold out some of each")
+    if len(bags.shows.unique()) < 2:
+        raise ValueError("all held-out whole images are of one kind; hold out some of each")
     surest = torch.zeros(len(bags.shows)).scatter_reduce(0, bags.whole, top_mean(masks, _TOP), "amax")
     return float(roc_auc_score(bags.shows.numpy(), surest.numpy()))
 

@@ -438,9 +438,9 @@ class Method(_Fits, _Predicts, _Saves):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
-    the images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`, what
-    the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held out
-    to judge by.
+    the images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`,
+    what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held
+    out to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words

@@ -117,6 +117,7 @@ def _table(pieces, mask):
     table = regionprops_table(pieces, mask, properties=properties)
     return pd.DataFrame(table).rename(columns=_MEASURED).astype({"area": int})
 
+# %% ../../nbs/masks/03_objects.ipynb #46d72a33
 @dataclass(frozen=True)
 class _Finding:
     "How objects are found; see `find_objects`."
@@ -155,13 +156,14 @@ class _Finding:
         return {"threshold": self.threshold, "min_area": self.min_area} | {
             f.name: getattr(self, f.name) for f in fields(self)[2:] if getattr(self, f.name) != f.default}
 
+# %% ../../nbs/masks/03_objects.ipynb #c8ad6ff1
 def find_objects(
     mask: np.ndarray,  # `(h, w)` in [0, 1]; NaN is no object
     threshold: float = 0.5,  # at and above which a pixel counts as object
     min_area: int = 1,  # smaller objects are left out, in pixels
     fill_holes: int = 0,  # largest hole that is filled, in pixels
-    split: str | None = None,  # touching objects apart, by 'distance' or 'probability'; None: a connected piece is one object
+    split: str | None = None,  # touching objects apart, by 'distance' or 'probability'; None: connected is one object
     split_depth: float | None = None,  # of the valley between two objects, in pixels or probability; None: 1 or 0.1
-) -> tuple[np.ndarray, "pd.DataFrame"]:  # `(h, w)` int: number of the object at each pixel, 0: none; and a table with a row for each object
+) -> tuple[np.ndarray, "pd.DataFrame"]:  # `(h, w)` int: number of the object at each pixel, 0: none; and their table
     "Objects of a mask: area in pixels, centre (row, column), box (half-open), mean and greatest probability."
     return _Finding(threshold, min_area, fill_holes, split, split_depth)(mask)

@@ -271,9 +271,9 @@ class Segmenter(_Fits):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of the
-    images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`, what the
-    model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held out to
-    judge by.
+    images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`, what
+    the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held out
+    to judge by.
     """
     name, title, takes_labels = "divergence", "composites, mosaics and anomalies (bgcs)", True
     _file, _called, _format = "segmenter.safetensors", "segmenter", "bgcs.Segmenter/7"

@@ -129,7 +129,8 @@ def _alpha_bands(file): return [k for k, kind in zip(file.indexes, file.colorint
 def _check_bands(file, bands):
     "The numbers of the bands to read, as they were given or all that are not alpha."
     if not file.count:
-        inner = f", but holds {listed(file.subdatasets, 3)}. Name one of these" if file.subdatasets else ""
+        held = listed(file.subdatasets, 3)
+        inner = f", but holds {held}. Name one of these" if held else ""
         raise ImageSetError(f"{file.name} has no bands{inner}")
     if bands is None: return [k for k in file.indexes if k not in _alpha_bands(file)]
     bands = [bands] if isinstance(bands, int) else list(bands)
@@ -140,7 +141,9 @@ def _check_bands(file, bands):
 def _check_colours(file, bands):
     "Refuse what isn't numbers of one type."
     kinds = sorted({file.dtypes[k - 1] for k in bands})
-    if len(kinds) > 1: raise ImageSetError(f"{file.name} has bands of types {listed(kinds)}. Say bands=, of one type")
+    if len(kinds) > 1:
+        several = listed(kinds)
+        raise ImageSetError(f"{file.name} has bands of types {several}. Say bands=, of one type")
     if any(file.colorinterp[k - 1].name == "palette" for k in bands):
         remedy = "Convert it first, such as by gdal_translate -expand rgb"
         raise ImageSetError(f"{file.name} has a colour palette, whose numbers mean nothing by themselves. {remedy}")
@@ -165,7 +168,8 @@ class _Source:
         one = _recolor(np.zeros((len(self.bands), 1, 1), self.dtype), self.color)
         try: _check_image(one, channels)
         except ImageSetError as error:
-            which = f" by bands {listed(self.bands)}" if len(one) > 1 else ""
+            bands = listed(self.bands)
+            which = f" by bands {bands}" if len(one) > 1 else ""
             raise ImageSetError(f"{self.path}{which} {error}. Or say bands=, which ones to read") from None
 
     def read(self, rows, columns):
@@ -834,7 +838,7 @@ def predict_survey(
     resize: int | None = None,  # side to which the images trained on were resized; None: they were not
     overlap: float = 0.5,  # share of its side that a tile has in common with the next, from 0 to below 1
     blend: str = "hann",  # how predictions are averaged where tiles overlap, see `Tiling`
-    invalid=None,  # where an image shows nothing, beside nodata, mask, alpha and NaN: 'zero', a number, or a function of a part `(h, w)` or `(c, h, w)`
+    invalid=None,  # unseen, beside nodata, mask, alpha and NaN: 'zero', number, or function of `(h, w)` or `(c, h, w)`
     measure: str | None = None,  # to normalise: the whole 'image', or each 'patch' (tile); None: as in training
     threshold: float | None = None,  # at and above which a pixel counts as object; None: the segmenter's
     bands=None,  # numbers of the bands to read, from 1; None: all but alpha
@@ -842,7 +846,7 @@ def predict_survey(
     probabilities: str = "uint8",  # how they are written: 'uint8' or 'uint16', scaled, or 'float32'
     batch_size: int = 64,  # tiles at a time; on the CPU fewer, if they are large
     flip: str = "none",  # average over flips, see `Segmenter.predict`
-    part: tuple[int, int] | str | None = "auto",  # `(rank, world)`, from 0: which of how many processes this is; 'auto': as torchrun or a SLURM array says; None: the only one
+    part: tuple[int, int] | str | None = "auto",  # `(rank, world)` from 0; 'auto': of torchrun or SLURM; None: no parts
     resume: bool = True,  # go on with what is in the folder; False: it must be new
     progress: bool = True,  # show a bar, if it takes longer than a second
 ) -> Survey:
@@ -888,7 +892,9 @@ def plot_survey(
     "The image with outlines of its objects, and the probabilities; both made small."
     import matplotlib.pyplot as plt
     folder = _Folder(out, _stored_settings(out))
-    if not folder.is_joined: raise ValueError(f"{_survey(folder)} Call predict_survey with the same settings first")
+    if not folder.is_joined:
+        state = _survey(folder)
+        raise ValueError(f"{state} Call predict_survey with the same settings first")
     with _small_cache():
         image = _reduced(folder.settings["images"], longest, folder.settings["bands"])
         values, marks = _reduced(folder.probability, longest)[0], _reduced(folder.mask, longest)[0]

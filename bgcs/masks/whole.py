@@ -26,7 +26,7 @@ def predict_whole(
     segmenter,  # trained on windows of such images
     data: ImageSet,  # windows of whole images
     progress: bool = True,  # show a bar
-) -> Iterator[tuple[int, np.ndarray]]:  # number of each whole image, see `ImageSet.windows`, and its mask `(h, w)` in [0, 1]
+) -> Iterator[tuple[int, np.ndarray]]:  # number of each whole image, and its mask `(h, w)` in [0, 1]
     "Masks of the whole images, at their own size, one after the other; NaN where nothing is seen."
     from tqdm.auto import tqdm
     bar = tqdm(_numbers(data), desc="Whole images", unit=" images", disable=not progress, delay=1, leave=False)
@@ -40,7 +40,7 @@ def evaluate_whole(
     data: ImageSet,  # windows of whole images, with true masks
     threshold: float | None = None,  # at and above which a pixel counts as object; None: the segmenter's
     progress: bool = True,  # show a bar
-) -> dict[str, float]:  # 'iou', 'ap', 'f1' over all pixels that count, and 'presence_auc', NaN where all images are of one kind
+) -> dict[str, float]:  # 'iou', 'ap', 'f1', 'presence_auc'; NaN where all are of one kind
     "Metrics of masks on whole images."
     from torchmetrics.classification import BinaryAveragePrecision, BinaryF1Score, BinaryJaccardIndex
     if data.windows is None or data.windows.masks is None:

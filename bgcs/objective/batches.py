@@ -35,7 +35,7 @@ def _with_both(
     background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
 ) -> list[int]:  # sorted
     "Clusters that have images of both kinds; the others are told of."
-    objects, backgrounds = ({k for k in labels.tolist() if k >= 0} for labels in (object_clusters, background_clusters))
+    objects, backgrounds = (set(labels.tolist()) - {-1} for labels in (object_clusters, background_clusters))
     if len(objects | backgrounds) < 2:
         why = "composites would have no other background to go to, so the conditional divergence is undefined"
         raise ValueError(f"All images are in one cluster: {why}. Use at least 2 clusters.")
@@ -66,13 +66,13 @@ def _draw(
 class Pairing:
     "Deals, for a target cluster, indices of objects to transplant, of new backgrounds, and of real object images."
     def __init__(self,
-        object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure, only ever moved, never compared with; -2: left out
+        object_clusters: torch.Tensor,  # `(n,)` int64: the cluster of each object image; -1: unsure, only ever moved, never compared with
         background_clusters: torch.Tensor,  # `(m,)` int64: the cluster of each background-only image; -1: left out
     ):
         self.clusters = _with_both(object_clusters, background_clusters)
         self.object_clusters = object_clusters
         self.real = {k: _where(object_clusters == k) for k in self.clusters}
-        self.movable = {k: _where((object_clusters != k) & (object_clusters > -2)) for k in self.clusters}
+        self.movable = {k: _where(object_clusters != k) for k in self.clusters}
         self.backgrounds = {k: _where(background_clusters == k) for k in self.clusters}
         for k, found in self.movable.items():
             if len(found): continue

@@ -24,11 +24,11 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    opening: float | None = None  # share of training, its first, in which mosaics and anomalies teach; 0: none (the paper); None: 0.3, of windows of whole images 1
+    opening: float | None = None  # first share, that mosaics and anomalies teach (paper: 0); None: 0.3, of windows 1
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
-    object_share: float | None = None  # share of an object image that is object, roughly; the mosaic loss leans on it a little; None: 0.1, of windows less
+    object_share: float | None = None  # of an object image, for the mosaic loss, roughly; None: 0.1, of windows less
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
     divergence: str = "sliced"  # between composites and real images, as `make_divergence` names it (the paper: 'energy-sliced')
@@ -51,7 +51,7 @@ class Objective:
         check_choice("flip", self.flip, FLIPS)
 
     def filled(self,
-        spread: float | None = None,  # windows that whole images are wide and high, on average, see `WholeImages`; None: no windows
+        spread: float | None = None,  # windows, side by side, of a whole image; None: no windows
     ) -> Objective:
         "The same, with what it was left to find out."
         opening, share = (0.3, 0.1) if spread is None else (1.0, 0.1 / spread ** 0.5)

@@ -41,8 +41,8 @@ class Masked:
     "The objects of one image."
     file: str  # path of the image below the folder of images, with `/`
     pieces: np.ndarray = field(repr=False)  # `(h, w)` int: number of the object at each pixel, 0: none
-    unseen: np.ndarray | None = field(default=None, repr=False)  # `(h, w)` bool: where the image shows nothing; None: nowhere
-    soft: np.ndarray | None = field(default=None, repr=False)  # `(h, w)` float: probabilities, from which scores are; None: unknown
+    unseen: np.ndarray | None = field(default=None, repr=False)  # `(h, w)` bool: nothing is shown there; None: nowhere
+    soft: np.ndarray | None = field(default=None, repr=False)  # `(h, w)`: probabilities, for scores; None: unknown
     stem: str | None = None  # path of what is written of it, without suffix; None: that of the image
     source: Path | None = None  # the image; None: unknown
     page: int | str | None = None  # of the image, see `read_image`
@@ -116,7 +116,9 @@ def _finding_of(settings, options):
     "How objects are found: as they were, but for the options given; and whether that takes soft masks."
     known = {f.name for f in fields(_Finding)}
     unknown = [name for name in options if name not in known]
-    if unknown: raise TypeError(f"{unknown[0]} is no option{did_you_mean(unknown[0], known)}; see find_objects")
+    if unknown:
+        hint = did_you_mean(unknown[0], known)
+        raise TypeError(f"{unknown[0]} is no option{hint}; see find_objects")
     then = {name: settings[name] for name in known if name in settings}
     if "split" in options: then.pop("split_depth", None)
     before, now = _Finding(**then), _Finding(**then | options)
@@ -153,6 +155,7 @@ def _only(marked, unseen, soft):
     values = np.where(marked, 1 if soft is None else np.nan_to_num(soft), 0).astype(np.float32)
     return np.where(unseen, np.float32(np.nan), values)
 
+# %% ../../nbs/outputs/02_formats.ipynb #e273c72c
 class _Predicted:
     "Images of a folder of predictions, which can be gone through again."
     def __init__(self, predictions, files=None, images=None, **options):
@@ -256,6 +259,7 @@ def _tell_of_holes(n, where):
     if not n: return
     warnings.warn(f"{n} objects have holes, which polygons of {where} cannot hold; they are filled. Runs keep them")
 
+# %% ../../nbs/outputs/02_formats.ipynb #d820fc9e
 def to_coco(
     images: Iterable[Masked],  # as `read_predictions` gives them
     category: str = "object",  # what objects are called
@@ -297,6 +301,7 @@ def brush_rle(
     "A mask as packed runs of a brush of Label Studio."
     return _brush_rle(np.asarray(mask), (0, 0), np.shape(mask))
 
+# %% ../../nbs/outputs/02_formats.ipynb #51c916d5
 def _region(image, row, kind, category, value, k=0):
     "A region of Label Studio."
     height, width = image.pieces.shape
@@ -533,6 +538,7 @@ def _targets(out, format, names, overwrite):
     _made_folder(out.parent if format in _FILES else out, "Choose another place: out=")
     return targets
 
+# %% ../../nbs/outputs/02_formats.ipynb #6cccf99c
 def export_masks(
     predictions,  # what `predict_files` gave, or its folder
     out,  # the file, or the folder, to write to: see the table above
@@ -541,7 +547,7 @@ def export_masks(
     files: Iterable[str] | None = None,  # only these images, as they are called in images.csv; None: all
     images=None,  # the folder of images, where it was moved; None: where it was
     overwrite: bool = False,  # replace files that are there
-    **options,  # of the format: category, segmentation, prefix, instances, simplify, …; or of `find_objects`: split, fill_holes, …
+    **options,  # of the format: category, segmentation, instances, …; or of `find_objects`: split, fill_holes, …
 ) -> list[Path]:  # what was written
     "Masks that were predicted, for other programs."
     check_choice("format", format, (*_FILES, *_FOLDERS))

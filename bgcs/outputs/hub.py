@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,18 +97,30 @@ Criteria of the round whose weights were kept, on images held out:
 
 _EXAMPLE = "![Images, soft masks, masks at the threshold, and true masks where there are any](example.png)\n\n"
 
+# %% ../../nbs/outputs/04_hub.ipynb #aef382cc
 def _page(model, repo_id, license=None, tags=(), example=False):
     "The text of README.md."
     card, normalization = model.card_ or {}, model.normalization_ or Normalization()
     n = model.settings["channels"]
     made = f"Made by bgcs {card['bgcs']}, {card['date']}; {model._n_weights:,} weights." if card else "No card."
+    verdict = _verdict_in_words(model.verdict_)
     return _PAGE.format(
         head=_head(model, license, tags), title=repo_id.split("/")[-1], method=model.name, said=model.title,
-        example=_EXAMPLE if example else "", verdict=f"**{_verdict_in_words(model.verdict_)}**",
+        example=_EXAMPLE if example else "", verdict=f"**{verdict}**",
         use=_use(repo_id, normalization), threshold=model.threshold_, normalization=normalization,
         channels="1 channel" if n == 1 else f"{n} channels", images=_table(card.get("images", {})),
         training=_table(card.get("training", {})), criteria=_table(card.get("criteria", {})), made=made,
     )
+
+# %% ../../nbs/outputs/04_hub.ipynb #b8cc096f
+def _in_order(content):
+    "A safetensors file whose metadata, else in any order, are sorted: the same weights are the same bytes."
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    made = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    made += b" " * (-len(made) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(made).to_bytes(8, "little") + made + content[start:]
 
 # %% ../../nbs/outputs/04_hub.ipynb #2bf4a48a
 _WEIGHTS = ("segmenter.safetensors", "method.safetensors")  # of a `Segmenter`, and of other methods
@@ -153,6 +166,7 @@ def _write(model, repo_id, folder, images, license, tags):
     picture = None if images is None else _example(model, images)
     folder.mkdir(parents=True, exist_ok=True)
     _public(model).save(folder)
+    for path in folder.glob("*.safetensors"): replace_file(path, _in_order(path.read_bytes()))
     if picture is not None: replace_file(folder / "example.png", picture)
     page = _page(model, repo_id, license, tags, picture is not None)
     replace_file(folder / "README.md", page.encode())
@@ -215,7 +229,8 @@ def push(
     _check_name(repo_id, "folder= to write to")
     if folder is not None:
         if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
-            raise ValueError(f"folder={str(folder)!r} is there already; choose a new one, so that nothing is replaced")
+            given = str(folder)
+            raise ValueError(f"folder={given!r} is there already; choose a new one, so that nothing is replaced")
         _write(model, repo_id, folder, images, license, tags)
         return Pushed(repo_id, None, str(folder), _names(folder))
     with TemporaryDirectory() as made:

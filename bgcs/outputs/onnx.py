@@ -154,7 +154,9 @@ _SIDES = {0: "n", 2: "h", 3: "w"}  # the dimensions that an image may have as it
 def _needed():
     "Refuse to begin without the packages of the extra."
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing: raise ImportError(f"ONNX export needs {listed(missing)}: pip install 'bgcs[onnx]'")
+    if missing:
+        names = listed(missing)
+        raise ImportError(f"ONNX export needs {names}: pip install 'bgcs[onnx]'")
     if "dynamic_shapes" not in torch.onnx.export.__code__.co_varnames:
         raise ImportError(f"ONNX export needs torch 2.6 or later; here is {torch.__version__}")
 
@@ -255,7 +257,8 @@ def _checked_path(path, script):
     "Where to write; a script that stands there already must be the same."
     path = Path(path)
     if path.suffix != ".onnx" or path.is_dir():
-        raise ValueError(f"path={str(path)!r}; expected the name of a file such as 'model.onnx'")
+        given = str(path)
+        raise ValueError(f"path={given!r}; expected the name of a file such as 'model.onnx'")
     beside = path.with_suffix(".py")
     if script and beside.exists() and beside.read_text(encoding="utf-8") != SCRIPT:
         raise ValueError(f"{beside} is there already and is another script; choose another name for the model")

@@ -109,6 +109,7 @@ def _system_beside(path):
     if not beside.is_file(): return None
     return _need("rasterio", "geo").crs.CRS.from_wkt(beside.read_text(encoding="utf-8", errors="replace"))
 
+# %% ../../nbs/outputs/01_polygons.ipynb #a2080acc
 @contextmanager
 def _opened(source, scale=None, transform=None, crs=None):
     "A source, to be read by parts."
@@ -287,8 +288,9 @@ def _frame(rows, raster, simplify):
     frame.attrs.update(_units(frame, raster.transform, simplify))
     return frame
 
+# %% ../../nbs/outputs/01_polygons.ipynb #c93e2a7e
 def object_polygons(
-    source,  # a soft mask `(h, w)` in [0, 1], NaN unseen; or a file: a soft mask of `predict_files`, a raster of one band
+    source,  # a soft mask `(h, w)` in [0, 1], NaN unseen; or a file: soft mask of `predict_files`, raster of one band
     threshold: float = 0.5,  # at and above which a pixel counts as object
     *,
     simplify: float = 0.0,  # corners nearer to the line are left out, in pixels; 0: outlines of pixels
@@ -356,6 +358,7 @@ def _write_geopackage(frame, path):
         pyogrio.write_dataframe(frame, made, promote_to_multi=True, **options)
         os.replace(made, path)
 
+# %% ../../nbs/outputs/01_polygons.ipynb #ba610616
 def write_polygons(
     frame: "geopandas.GeoDataFrame",  # of `object_polygons`
     path,  # of the file, whose name says its kind: .geojson or .gpkg

@@ -155,6 +155,7 @@ def _predict(options):
     for problem in found.skipped: print("left out:", _worded(problem, options.command), file=sys.stderr)
     return 0
 
+# %% ../../nbs/runs/05_cli.ipynb #265f69e4
 def _survey(options):
     "Write the mask of an image larger than memory."
     from bgcs.masks.survey import predict_survey
@@ -187,6 +188,7 @@ def _push(options):
     print(push(load_run(options.run_folder).segmenter, options.name, folder=options.out, private=not options.public))
     return 0
 
+# %% ../../nbs/runs/05_cli.ipynb #9dfcd60c
 def _compare(options):
     "Rank runs, or train several methods and rank them."
     named = [word for word in options.words if "=" not in word]
@@ -406,12 +408,14 @@ _WRITING = {
     "fill_holes": dict(type=int, metavar="PIXELS", help="fill holes of objects, up to this area (default: 0)"),
     "split": dict(type=_one_of("distance", "probability"), metavar="distance|probability|none",
                   help="touching objects apart, by their outlines or by the mask between them (default: none)"),
+    "split_depth": dict(type=float, metavar="DEPTH", help="of the valley between two objects, in pixels or probability "
+                        "(default: 1 or 0.1)"),
     "soft": dict(action=argparse.BooleanOptionalAction, help="write soft masks (default: yes)"),
     "overlays": dict(action=argparse.BooleanOptionalAction, help="write overlays (default: yes)"),
     "resume": dict(action=argparse.BooleanOptionalAction,
                    help="go on with what is in the folder (default: yes); else it must be new"),
 }
-_OBJECTS = {name: _WRITING[name] for name in ("min_area", "fill_holes", "split")}
+_OBJECTS = {name: _WRITING[name] for name in ("min_area", "fill_holes", "split", "split_depth")}
 _PREDICTING = (*_READING, *_TILING, *_WRITING)
 
 # %% ../../nbs/runs/05_cli.ipynb #71c4e0a3

@@ -18,7 +18,8 @@ const MODES = [
   ["image", "Image", "The image alone (4)"],
 ];
 const COLOURS = { vermilion: [213, 94, 0], "sky blue": [86, 180, 233], yellow: [240, 228, 66], black: [0, 0, 0] };
-const SCALE = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]]; // cividis
+// cividis
+const SCALE = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 const DECISIONS = ["undecided", "accepted", "rejected", "correct"];
 const SIGNS = ["", "✓", "✕", "✎"];
 const SORTS = [
@@ -105,7 +106,8 @@ class Store {
   constructor(model) {
     const weigh = ({ width, height, bytes }) => (bytes ? bytes.length : 4 * width * height);
     Object.assign(this, { model, page: `${Math.random()}`, infos: new Map(), masks: new Map(), thumbs: new Map() });
-    Object.assign(this, { tiles: new Shelf(KEPT, weigh), listeners: new Set(), lacking: new Set(), asked: 0, heard: 0 });
+    Object.assign(this, { tiles: new Shelf(KEPT, weigh), listeners: new Set(), lacking: new Set() });
+    Object.assign(this, { asked: 0, heard: 0 });
     this.lost = false;
     this.since = 0; // when the oldest message without an answer was sent
     this.ask = oncePerFrame(() => this.askNow());
@@ -371,7 +373,8 @@ class Screen {
     seen.forEach((i, place) => {
       const info = store.infos.get(i);
       if (!info) tiles.push(["info", i]);
-      else if (!info.problem) this.lacksOf(i, info, place ? wholeImage(info, this.width, this.height) : this.now(), tiles);
+      if (!info || info.problem) return;
+      this.lacksOf(i, info, place ? wholeImage(info, this.width, this.height) : this.now(), tiles);
     });
   }
 
@@ -682,7 +685,10 @@ function disable(button, disabled) {
 // Which images, in which order, and where in it one is.
 function makeListBar(model, store) {
   const panel = () => model.get("panel");
-  const sort = (changes) => store.send({ do: "sort", by: panel().by, reverse: panel().reverse, show: panel().show, ...changes });
+  const sort = (changes) => {
+    const { by, reverse, show } = panel();
+    store.send({ do: "sort", by, reverse, show, ...changes });
+  };
   const by = makeMenu("Sort by", SORTS, (value) => sort({ by: value, reverse: false }));
   const reverse = makeButton("⇅", "The other way round", () => sort({ reverse: !panel().reverse }), {
     ariaLabel: "Reverse the order",
@@ -694,8 +700,12 @@ function makeListBar(model, store) {
     on: { change: () => store.goTo(Math.round(Number(number.value)) - 1) },
   });
   const of = make("span");
-  const previous = makeButton("‹", "Previous image (left arrow)", () => store.goTo(store.place - 1), { ariaLabel: "Previous image" });
-  const next = makeButton("›", "Next image (right arrow)", () => store.goTo(store.place + 1), { ariaLabel: "Next image" });
+  const previous = makeButton("‹", "Previous image (left arrow)", () => store.goTo(store.place - 1), {
+    ariaLabel: "Previous image",
+  });
+  const next = makeButton("›", "Next image (right arrow)", () => store.goTo(store.place + 1), {
+    ariaLabel: "Next image",
+  });
   const moving = makeGroup("Image", previous, number, of, next);
   moving.classList.add("push");
   const el = makeBar("List", by.el, reverse, show.el, moving);
@@ -726,7 +736,8 @@ function makeLookBar(model, store, screen) {
     makeButton("Fit", "The whole image (0)", () => screen.fit()),
     makeButton("1:1", "A pixel of the image is one of the screen (9)", () => screen.real()),
   ];
-  const el = makeBar("Look", makeGroup("What is shown", ...modes), threshold.el, opacity.el, colour.el, makeGroup("Zoom", ...zooms));
+  const [shown, zoom] = [makeGroup("What is shown", ...modes), makeGroup("Zoom", ...zooms)];
+  const el = makeBar("Look", shown, threshold.el, opacity.el, colour.el, zoom);
   const update = () => {
     const settings = model.get("settings");
     MODES.forEach(([mode], k) => modes[k].setAttribute("aria-pressed", mode === settings.mode));
@@ -735,7 +746,10 @@ function makeLookBar(model, store, screen) {
     colour.put(settings.colour);
     opacity.el.classList.toggle("faint", ["mask", "image"].includes(settings.mode));
   };
-  const step = (by) => store.set({ threshold: clamp(Math.round(100 * model.get("settings").threshold + by) / 100, 0, 1) });
+  const step = (by) => {
+    const percent = Math.round(100 * model.get("settings").threshold + by);
+    store.set({ threshold: clamp(percent / 100, 0, 1) });
+  };
   return { el, update, step };
 }
 
@@ -789,7 +803,8 @@ function measured({ hist, presence }, cut) {
   const [marked, share] = shareOf(hist, cut);
   const percent = (100 * share).toFixed(share < 0.1 ? 2 : 1);
   const unsure = uncertaintyOf(hist, cut).toFixed(2);
-  return [`presence ${presence.toFixed(2)}`, `object ${percent} % (${counted(marked)} pixels)`, `uncertainty ${unsure}`];
+  const size = `object ${percent} % (${counted(marked)} pixels)`;
+  return [`presence ${presence.toFixed(2)}`, size, `uncertainty ${unsure}`];
 }
 
 function makeSigns(model, store) {
@@ -798,7 +813,8 @@ function makeSigns(model, store) {
   const text = make("span");
   const bar = make("progress", { max: 1, aria: { label: "Done" } });
   const stop = makeButton("Stop", "Predict only what is looked at", () => store.send({ do: "stop" }));
-  const busy = make("div", { className: "busy", hidden: true, aria: { role: "status" } }, make("span", { className: "spin" }), text, bar, stop);
+  const spin = make("span", { className: "spin" });
+  const busy = make("div", { className: "busy", hidden: true, aria: { role: "status" } }, spin, text, bar, stop);
 
   function update() {
     const info = store.infos.get(store.current);
@@ -859,6 +875,10 @@ function hideWhileHeld(root, screen) {
 
 // ---- the whole ----------------------------------------------------------------------------------
 
+const KEYS_IN_WORDS =
+  "Arrows: next and previous image; A accepts, R rejects, C marks for correction; " +
+  "plus and minus zoom, Shift and arrows move.";
+
 function render({ model, el }, store) {
   const screen = new Screen(model, store);
   const strip = new Strip(store);
@@ -867,20 +887,22 @@ function render({ model, el }, store) {
   const decisions = makeDecisionBar(model, store);
   const signs = makeSigns(model, store);
   const scrub = make("input", {
-    type: "range", className: "scrub", min: 1, step: 1, title: "Through the list", aria: { label: "Place in the list, to drag" },
+    type: "range", className: "scrub", min: 1, step: 1, title: "Through the list",
+    aria: { label: "Place in the list, to drag" },
     on: { input: () => store.goTo(Number(scrub.value) - 1) },
   });
   const caption = make("div", { className: "caption", aria: { role: "status", live: "polite" } });
   const said = make("div", { className: "said", aria: { role: "status", live: "polite" } });
   const properties = { className: "bgcs-view bgcs-browser", aria: { role: "group", label: "Masks of images" } };
-  const root = make("div", properties, signs.stale, list.el, look.el, screen.el, caption, decisions.el, strip.el, scrub, said);
+  const below = [caption, decisions.el, strip.el, scrub, said];
+  const root = make("div", properties, signs.stale, list.el, look.el, screen.el, ...below);
   screen.el.append(signs.problem, signs.busy);
   screen.el.style.height = `${model.get("height")}px`;
   el.append(root);
 
   function showWords() {
     caption.textContent = describe(model, store);
-    screen.canvas.setAttribute("aria-label", `${caption.textContent}. Arrows: next and previous image; A accepts, R rejects, C marks for correction; plus and minus zoom, Shift and arrows move.`);
+    screen.canvas.setAttribute("aria-label", `${caption.textContent}. ${KEYS_IN_WORDS}`);
   }
   function showPlace() {
     scrub.max = Math.max(1, store.order.length);
