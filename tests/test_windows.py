@@ -260,3 +260,14 @@ def test_the_script_without_torch_keeps_to_the_scale(data, tmp_path):
         expected = torch.nn.functional.interpolate(soft, image.shape, mode="bilinear")[0, 0] >= model.threshold_
         written = np.asarray(Image.open(tmp_path / "out" / f"{k}.png")) > 0
         assert written.shape == image.shape and (written == expected.numpy()).mean() > 0.97
+
+
+def test_whole_images_are_browsed_and_predicted_by_a_set(data, tmp_path):
+    from bgcs.widgets.browser import MaskBrowser
+    model = Segmenter(base_width=4, random_state=0).fit(data, steps=4, rounds=1, held_out=None, progress=False)
+    browser = MaskBrowser(model, data)
+    assert len(browser.scores_) == 32
+    expected = predict_large(model, data.windows.image(0), 0, progress=False)
+    assert np.abs(browser.mask(0) - expected).max() < 1e-3
+    browser.close()
+    assert len(predict_files(model, data, tmp_path / "out", progress=False).images) == 32

@@ -602,7 +602,7 @@ def _listed(files, pattern, out, skipped):
     "The folder that the files lie in, and paths below it."
     if isinstance(files, ImageSet):
         if files.paths is None: raise ValueError("this set was not read from files; predict_large takes arrays")
-        files = files.paths
+        files = files.paths if files.windows is None else list(dict.fromkeys(files.paths))
     if isinstance(files, (str, os.PathLike)): return _folder_files(Path(files), pattern, out, skipped)
     if pattern is not None: raise ValueError("pattern= is for a folder; here files are listed one by one")
     return _single_files(files, out)

@@ -41,7 +41,7 @@ from ..outputs.formats import _FILES, _FOLDERS, Masked
 from ..masks.predict import Predictions, Tiling
 from bgcs.masks.predict import (
     _MEANING, _UNSEEN, _bar, _check_header, _check_out, _deep, _marks, _png, _presence_score, _read, _stems, _stream,
-    _visible, _without_alpha, _without_suffix,
+    _tiling_for, _visible, _without_alpha, _without_suffix,
 )
 from ..training.checkpoints import replace_file
 from ..training.learner import kept_memory
@@ -160,6 +160,12 @@ def _hard(path):
 _EXPECTED = ("an image set, a folder of images, paths of images, arrays, or what predict_files wrote "
              "(a Predictions, or its folder)")
 
+def _source_of_set(images, channels, color, page):
+    "An image set; of windows, the whole images that they were cut from."
+    if images.windows is None: return _OfSet(images)
+    reading = images.windows.images.reading
+    return _Files(*_in_list(images.paths), channels, color or reading.color, page, reading.dtype)
+
 def _source_of(
     images,  # see `MaskBrowser`
     channels: int | None,  # that the model takes
@@ -168,7 +174,7 @@ def _source_of(
 ) -> tuple:  # what reads them, and complaints
     "Images of whatever kind, ready to be read."
     if isinstance(images, Predictions): return _Written(images.folder), list(images.skipped)
-    if isinstance(images, ImageSet): return _OfSet(images), list(images.skipped)
+    if isinstance(images, ImageSet): return _source_of_set(images, channels, color, page), list(images.skipped)
     if isinstance(images, (str, os.PathLike)):
         folder = Path(images)
         if (folder / "settings.json").is_file() and (folder / "images.csv").is_file(): return _Written(folder), []
@@ -788,7 +794,7 @@ class _Opened:
             return _FromFolder(self.source), self.source.tile
         _check_model(model, self.source)
         self._threshold = float(getattr(model, "threshold_", 0.5))
-        tiling = Tiling(**tiling)
+        tiling = _tiling_for(model, tiling)
         return _ByModel(self.source, model, tiling, batch_size, flip), tiling.tile
 
     def _welcome(self):
