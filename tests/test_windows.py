@@ -88,7 +88,7 @@ def test_images_smaller_than_a_window_are_mirrored_out(tmp_path):
     rng = np.random.default_rng(0)
     a, b = _write(tmp_path / "a", 4, rng, low=24, high=60), _write(tmp_path / "b", 4, rng, False, low=24, high=60)
     found = from_folders(a, b, window=64, scale=1.0, progress=False)
-    assert len(found) == 8 and found.shape == (1, 48, 48)
+    assert len(found) == 8 and found.shape == (1, 64, 64)
     image = found.windows.image(0)
     top = (64 - image.shape[1]) // 2
     left = (64 - image.shape[2]) // 2

@@ -321,7 +321,6 @@ for path in sorted(filter(pathlib.Path.is_file, pathlib.Path(images).rglob("*"))
     if said["input"] == "unit": pixels = pixels / highest[image.mode]
     seen = [max(8, round(side * said["scale"])) for side in image.size]  # of windows of whole images, see scale=
     soft = network.run(None, {"images": resized(pixels[0], seen)[None]})[0][0]
-    mask = resized(soft, image.size)[0] >= said["threshold"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(255 * mask.astype(np.uint8)).save(out)
+    Image.fromarray(255 * (resized(soft, image.size)[0] >= said["threshold"]).astype(np.uint8)).save(out)
 """

@@ -74,10 +74,8 @@ function makeStamp(shape, radius, hollow) {
 // "#rrggbb" or "rgb(r, g, b)" as three numbers.
 function rgb(colour) {
   if (colour[0] === "#") return [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  return colour
-    .match(/[\d.]+/g)
-    .slice(0, 3)
-    .map(Number);
+  const numbers = colour.match(/[\d.]+/g) || [0, 0, 0]; // a view that has left the page has no colours
+  return numbers.slice(0, 3).map(Number);
 }
 
 const mixed = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share));
