@@ -434,10 +434,7 @@ class _WindowPart:
     windows: Windows
 
     @property
-    def _inside(self):
-        "Size of what is shown, and where it lies in the window."
-        size = tuple(max(1, round(n * self.windows.side / self.windows.tile)) for n in self.place[2:4].tolist())
-        return size, tuple((self.windows.side - n) // 2 for n in size)
+    def _inside(self): return self.windows.inside(*self.place[2:4].tolist())
 
     def _part(self, size): return _Part(*self.place[:4].tolist(), False, size)
 

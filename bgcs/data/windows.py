@@ -99,6 +99,14 @@ class Windows:
         side, tile = self.side, self.tile
         return f"windows of {side}×{side} at scale {self.scale:.3g} ({tile}×{tile} px)"
 
+    def inside(self,
+        height: int,  # of the part of an image that a window shows, in pixels of the image
+        width: int,
+    ) -> tuple[tuple[int, int], tuple[int, int]]:  # height and width in the window, and top and left there
+        "Where in a window an image is that may be smaller than it; what is about it is mirrored."
+        size = tuple(max(1, round(n * self.side / self.tile)) for n in (height, width))
+        return size, tuple((self.side - n) // 2 for n in size)
+
     def of_objects(self,
         lengths=(8, 16, 32, 64, 128),  # in pixels of the images
     ) -> str:
@@ -152,11 +160,10 @@ class WindowStore:
 def _cut(image, place, windows, nearest):
     "A window of an image `(c, h, w)`, at the scale of the network."
     top, left, h, w = place[:4].tolist()
-    size = tuple(max(1, round(n * windows.side / windows.tile)) for n in (h, w))
+    size, corner = windows.inside(h, w)
     patch = change_size(image[:, top:top + h, left:left + w], resize=size, nearest=nearest)
-    lacking = [windows.side - n for n in size]
-    if not any(lacking): return np.ascontiguousarray(patch) if not np.ma.isMA(patch) else patch
-    around = [(0, 0), *((k // 2, k - k // 2) for k in lacking)]
+    if size == (windows.side,) * 2: return np.ascontiguousarray(patch) if not np.ma.isMA(patch) else patch
+    around = [(0, 0), *((start, windows.side - n - start) for start, n in zip(corner, size))]
     padded = np.pad(np.ma.getdata(patch), around, mode="reflect")
     if not np.ma.isMA(patch): return padded
     return np.ma.masked_array(padded, np.pad(np.ma.getmaskarray(patch), around, mode="reflect"))
@@ -200,9 +207,8 @@ class WholeImages:
 
     def cut(self, which, places):
         "Stores of windows, and of their masks or None."
-        stores = (None if store is None else WindowStore(store, which, places, self.windows)
-                  for store in (self.images, self.masks))
-        return tuple(stores)
+        images = WindowStore(self.images, which, places, self.windows)
+        return images, None if self.masks is None else WindowStore(self.masks, which, places, self.windows)
 
 # %% ../../nbs/data/03_windows.ipynb #b2e3dd78
 WINDOW = 48  # side of the windows where none is given, in pixels of the network

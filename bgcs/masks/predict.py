@@ -303,11 +303,13 @@ class _Queue:
         self.waiting, self.n = [], 0
 
 # %% ../../nbs/masks/04_predict.ipynb #092b274f
-def _tiling_for(segmenter, options):
-    "How images are cut into tiles: as is said, otherwise as the windows that the model was trained on."
-    windows = getattr(segmenter, "windows_", None)
-    as_trained = windows is not None and options.get("tile") is None and options.get("resize") is None
-    return Tiling(**options | {"tile": windows.tile, "resize": windows.side} if as_trained else options)
+def _as_trained(segmenter, options):
+    "Options of a tiling; where they say nothing of tiles, those of the windows that the model was trained on."
+    windows, said = getattr(segmenter, "windows_", None), (options.get("tile"), options.get("resize"))
+    if windows is None or said != (None, None): return options
+    return options | {"tile": windows.tile, "resize": windows.side}
+
+def _tiling_for(segmenter, options): return Tiling(**_as_trained(segmenter, options))
 
 def _model_of(segmenter, flip):
     "From images to masks, averaged over flips."

@@ -27,8 +27,8 @@ from ..data.intensity import Normalization
 from ..data.patches import _invalid
 from .criteria import predict_masks
 from bgcs.masks.predict import (
-    Tiling, _ahead, _axis_weights, _check_image, _check_settings, _claim, _filled, _model_of, _overlay, _Region,
-    _settings, _state,
+    Tiling, _ahead, _as_trained, _axis_weights, _check_image, _check_settings, _claim, _filled, _model_of,
+    _overlay, _Region, _settings, _state,
 )
 from ..training.checkpoints import remove_parts, replace_file
 from ..training.learner import kept_memory
@@ -729,9 +729,7 @@ _FORMAT = "bgcs.survey/1"
 
 def _survey_tiling(segmenter, **tiling):
     "The tiling of a survey, or what is wrong with it."
-    windows = getattr(segmenter, "windows_", None)
-    if windows is not None and tiling["tile"] is None and tiling["resize"] is None:
-        tiling |= {"tile": windows.tile, "resize": windows.side}
+    tiling = _as_trained(segmenter, tiling)
     if tiling["tile"] is None:
         size = ((getattr(segmenter, "card_", None) or {}).get("images") or {}).get("size")
         trained = f" (this segmenter was trained on images of {size})" if size else ""
