@@ -38,6 +38,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
     config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it; run with -m alone")
     config.addinivalue_line("markers", "posix: needs signals and processes as Linux and macOS have them")
+    config.addinivalue_line("markers", "linux: reads peak memory in /proc; getrusage's is handed down from the parent")
 
 
 # Files that take longest, which two workers begin with, so that neither waits for the other at the end.
@@ -53,3 +54,5 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords and not asked: item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
         if "posix" in item.keywords and WINDOWS: item.add_marker(pytest.mark.skip(reason="not on Windows"))
+        if "linux" in item.keywords and not Path("/proc/self/status").exists():
+            item.add_marker(pytest.mark.skip(reason="not on Linux"))

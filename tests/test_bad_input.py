@@ -1,5 +1,6 @@
 """Bad input is refused with a clear error before anything is trained."""
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def good(tmp_path): return write(tmp_path / "good", [(32, 32)] * 4)
 FOLDERS = {
     "empty": (lambda f: f.mkdir(), "holds no image"),
     "no readable image": (unreadable, "2 of 6 images"),
-    "mixed sizes": (lambda f: write(f, [(32, 32), (32, 32), (40, 30)]), "resize=(32, 32)"),
+    "one size more": (lambda f: write(f, [(32, 32)] * 40 + [(40, 30)]), "resize=(32, 32)"),
     "mixed channels": (lambda f: write(f, [(32, 32), (32, 32, 3)]), "color='gray'"),
-    "other size": (lambda f: write(f, [(40, 40)]), "1 channel, 40×40, uint8: 1 images"),
+    "one of another size": (lambda f: write(f, [(32, 32)] * 30 + [(40, 40)]), "1 channel, 40×40, uint8: 1 images"),
     "other channels": (lambda f: write(f, [(32, 32, 3)]), "3 channels, 32×32"),
     "missing": (lambda f: None, "is not a folder"),
 }
@@ -47,6 +48,23 @@ def test_folders(case, good, tmp_path):
     make, message = FOLDERS[case]
     make(tmp_path / "bad")
     with pytest.raises(ImageSetError, match=re.escape(message)): from_folders(good, tmp_path / "bad")
+
+
+@pytest.mark.parametrize("sizes", [[(40, 40)] * 4, [(90, 70)] * 3, [(32, 12)] * 5])
+def test_sizes_that_tell_the_kinds_apart_are_told_of(sizes, good, tmp_path):
+    "Windows of both are mirrored about, by more or less."
+    with pytest.warns(UserWarning, match=r"are filled, the rest is mirrored: .* smaller window="):
+        from_folders(good, write(tmp_path / "bad", sizes))
+
+
+@pytest.mark.parametrize("sizes, options", [
+    ([(32, 32), (32, 32), (40, 30)], {}), ([(32, 32)] * 4 + [(40, 40)] * 4, {}), ([(90, 70)] * 3, {"window": 32, "scale": 1}),
+])
+def test_sizes_that_tell_nothing_are_passed_over(sizes, options, good, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = from_folders(good, write(tmp_path / "bad", sizes), **options)
+    assert data.windows is not None and len(data.windows.sizes) == 4 + len(sizes)
 
 
 def test_no_background_only_image():

@@ -523,11 +523,14 @@ def test_numbers_that_are_not_known_are_called_normalised():
 
 
 def test_many_sizes_are_told_in_few_lines(tmp_path, capsys):
-    for k in range(60): save(tmp_path / ("with" if k % 2 else "without") / f"{k:02}.png", np.resize(IMAGES[0], (20 + k, 30 + k % 7)))
+    for k in range(160):
+        odd = (16 + k, 30 + k % 7) if k % 16 == 4 else (49, 33)
+        save(tmp_path / ("with" if k % 2 else "without") / f"{k:03}.png", np.resize(IMAGES[0], odd))
     with pytest.raises(ImageSetError) as error: from_folders(tmp_path / "with", tmp_path / "without")
     said = str(error.value).splitlines()
-    assert len(said) <= 12 and "say resize=(49, 33)" in said[0] and said[1] == "60 images are of 60 kinds:"
-    assert any("smallest: 20×30" in line for line in said) and any("largest: 75×36" in line for line in said)
+    assert len(said) <= 12 and "say resize=(49, 33)" in said[0] and said[1] == "160 images are of 11 kinds:"
+    assert any("smallest: 20×34" in line for line in said) and any("largest: 148×36" in line for line in said)
+    assert "window=48" in said[-1]
     code, _, said = typed(capsys, "describe", "--objects", tmp_path / "with", "--backgrounds", tmp_path / "without")
     assert code == 2 and len(said.splitlines()) <= 12
 

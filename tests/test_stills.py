@@ -26,7 +26,7 @@ from bgcs.widgets.composites import CompositeViewer
 from bgcs.widgets.monitor import Frame, TrainingMonitor
 from bgcs.widgets.shared import picture_png
 
-PATIENCE = 900  # seconds, which only a hang takes
+PATIENCE = 600  # seconds, which only a hang takes
 VIEW = strip_widgets.VIEW
 MOST = 150_000  # bytes of a picture
 SETUP = """from pathlib import Path
@@ -170,18 +170,38 @@ CLASSES = {"explorer": "explorer", "monitor": "training-monitor", "behind": "tra
 IMAGES = "e => [...e.querySelectorAll('.jp-OutputArea img')].filter(i => i.offsetParent && i.naturalWidth > 300).length"
 
 
-@pytest.fixture(scope="module")
-def page(lab, browser):
-    "The notebook, run in JupyterLab, on a page so long that no cell is left out."
-    page = open_notebook(lab, browser, "stills", [CELLS[name] for name in ("setup", *CLASSES)], (1200, 3600))
-    page.set_default_timeout(1000 * PATIENCE)
-    run_all(page)
-    page.get_by_text("Training, finished").nth(1).wait_for()
+TRACKER = "@jupyterlab/notebook-extension:tracker"
+
+
+def set_tracker(page, **settings):
+    "How JupyterLab shows notebooks: by its own custom it leaves out what lies outside the window."
+    page.evaluate("([name, text]) => jupyterapp.serviceManager.settings.save(name, text)", [TRACKER, json.dumps(settings)])
+    page.reload()
+    page.wait_for_selector(".jp-Notebook")
+    idle(page)
+
+
+def views_are_done(page):
     page.locator(".bgcs-composite-viewer").wait_for()
+    page.get_by_text("Training, finished").nth(1).wait_for()
     page.locator(".bgcs-explorer").get_by_text("laid out by UMAP").wait_for()
     idle(page)
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    "The notebook, run in JupyterLab, on a page that holds all its cells."
+    page = open_notebook(lab, browser, "stills", [CELLS[name] for name in ("setup", *CLASSES)], (1200, 3600))
+    set_tracker(page, windowingMode="none")
+    page.set_default_timeout(1000 * PATIENCE)
+    run_all(page)
+    try: views_are_done(page)
+    except Exception as error:
+        shot(page, "stills_stuck")
+        raise AssertionError(f"the views did not end; the page says: {page.inner_text('.jp-Notebook')[-6000:]}") from error
     page.wait_for_timeout(1000)
     yield page
+    set_tracker(page)
     page.close()
 
 

@@ -562,11 +562,26 @@ def _windows_of(store, window, scale, most):
     windows = Windows(side, find_scale(scale, sizes, check_whole("window", side, 1, "pixels")))
     return sizes, windows, check_whole("most_windows", most, 1, "windows")
 
+_TELLING = 0.9  # area under the ROC curve of presence, from how much of a window an image fills
+
+def _warn_of_filling(sizes, presence, windows):
+    "A word where how much of a window the images fill tells whether they show the object."
+    filled = np.minimum(sizes, windows.tile).prod(1) / windows.tile ** 2
+    kinds = filled[presence], filled[~presence]
+    if not all(map(len, kinds)): return
+    above = np.searchsorted(np.sort(kinds[1]), kinds[0], "left").mean() / len(kinds[1])
+    below = 1 - np.searchsorted(np.sort(kinds[1]), kinds[0], "right").mean() / len(kinds[1])
+    if max(above, below) < _TELLING: return
+    shares = " and ".join(f"{name} {np.median(part):.0%}" for name, part in zip(("object images", "others"), kinds))
+    warnings.warn(f"Of a window of {windows.tile}×{windows.tile} px {shares} are filled, the rest is mirrored: that alone "
+                  "tells the kinds apart, and may be learned. Choose a smaller window= or a larger scale=, so that both fill it")
+
 def _cut_windows(store, mask_store, presence, given, sizes, windows, most):
     "Stores of the windows of whole images and of their masks, their presence, and what the set is to be given of each."
     which, places, total = place_windows(sizes, windows.tile, most)
     presence = np.array(presence, bool)
     whole = WholeImages(windows, store, presence, sizes, total, mask_store)
+    _warn_of_filling(sizes, presence, windows)
     if given["source"] is None: given["source"] = given["names"]
     columns = {name: given[name][which] for name in ("source", "paths")}
     names = np.array([f"{given['names'][k]} [{top}, {left}]" for k, (top, left) in zip(which, places[:, :2])])
