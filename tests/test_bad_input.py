@@ -53,7 +53,7 @@ def test_folders(case, good, tmp_path):
 @pytest.mark.parametrize("sizes", [[(40, 40)] * 4, [(90, 70)] * 3, [(32, 12)] * 5])
 def test_sizes_that_tell_the_kinds_apart_are_told_of(sizes, good, tmp_path):
     "Windows of both are mirrored about, by more or less."
-    with pytest.warns(UserWarning, match=r"are filled, the rest is mirrored: .* smaller window="):
+    with pytest.warns(UserWarning, match=r"the rest is mirrored: .* smaller window="):
         from_folders(good, write(tmp_path / "bad", sizes))
 
 

@@ -572,9 +572,10 @@ def _warn_of_filling(sizes, presence, windows):
     above = np.searchsorted(np.sort(kinds[1]), kinds[0], "left").mean() / len(kinds[1])
     below = 1 - np.searchsorted(np.sort(kinds[1]), kinds[0], "right").mean() / len(kinds[1])
     if max(above, below) < _TELLING: return
-    shares = " and ".join(f"{name} {np.median(part):.0%}" for name, part in zip(("object images", "others"), kinds))
-    warnings.warn(f"Of a window of {windows.tile}×{windows.tile} px {shares} are filled, the rest is mirrored: that alone "
-                  "tells the kinds apart, and may be learned. Choose a smaller window= or a larger scale=, so that both fill it")
+    (of_objects, of_others), tile = map(np.median, kinds), windows.tile
+    warnings.warn(f"Of a window of {tile}×{tile} px object images fill {of_objects:.0%} and others {of_others:.0%}, the "
+                  "rest is mirrored: that alone tells the kinds apart, and may be learned. Choose a smaller window= or "
+                  "a larger scale=, so that both fill it")
 
 def _cut_windows(store, mask_store, presence, given, sizes, windows, most):
     "Stores of the windows of whole images and of their masks, their presence, and what the set is to be given of each."
