@@ -573,9 +573,9 @@ def _warn_of_filling(sizes, presence, windows):
     below = 1 - np.searchsorted(np.sort(kinds[1]), kinds[0], "right").mean() / len(kinds[1])
     if max(above, below) < _TELLING: return
     (of_objects, of_others), tile = map(np.median, kinds), windows.tile
-    warnings.warn(f"Of a window of {tile}×{tile} px object images fill {of_objects:.0%} and others {of_others:.0%}, the "
-                  "rest is mirrored: that alone tells the kinds apart, and may be learned. Choose a smaller window= or "
-                  "a larger scale=, so that both fill it")
+    warnings.warn(f"Of a window of {tile}×{tile} px object images fill {of_objects:.0%} and others {of_others:.0%}, "
+                  "the rest is mirrored: that alone tells the kinds apart, and may be learned. Choose a smaller "
+                  "window= or a larger scale=, so that both fill it")
 
 def _cut_windows(store, mask_store, presence, given, sizes, windows, most):
     "Stores of the windows of whole images and of their masks, their presence, and what the set is to be given of each."
