@@ -198,7 +198,7 @@ def test_the_script_predicts_as_predict_files_does(channels, normalization, tmp_
     survey(tmp_path / "in", channels)
     path = export_onnx(model, tmp_path / "m.onnx", script=True)
     script = path.with_suffix(".py")
-    assert script.read_text(encoding="utf-8") == SCRIPT and len([line for line in SCRIPT.splitlines() if line.strip()]) <= 22
+    assert script.read_text(encoding="utf-8") == SCRIPT and len([line for line in SCRIPT.splitlines() if line.strip()]) <= 20
     done = run_script(script, path, tmp_path / "in", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "left out" in done.stdout and "notes.txt" in done.stdout

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,16 +111,6 @@ def _page(model, repo_id, license=None, tags=(), example=False):
         training=_table(card.get("training", {})), criteria=_table(card.get("criteria", {})), made=made,
     )
 
-# %% ../../nbs/outputs/04_hub.ipynb #b8cc096f
-def _in_order(content):
-    "A safetensors file whose metadata, else in any order, are sorted: the same weights are the same bytes."
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    made = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    made += b" " * (-len(made) % 8)  # tensors begin at a multiple of 8 bytes
-    return len(made).to_bytes(8, "little") + made + content[start:]
-
 # %% ../../nbs/outputs/04_hub.ipynb #2bf4a48a
 _WEIGHTS = ("segmenter.safetensors", "method.safetensors")  # of a `Segmenter`, and of other methods
 _OURS = ("README.md", "example.png", *_WEIGHTS)
@@ -166,7 +155,6 @@ def _write(model, repo_id, folder, images, license, tags):
     picture = None if images is None else _example(model, images)
     folder.mkdir(parents=True, exist_ok=True)
     _public(model).save(folder)
-    for path in folder.glob("*.safetensors"): replace_file(path, _in_order(path.read_bytes()))
     if picture is not None: replace_file(folder / "example.png", picture)
     page = _page(model, repo_id, license, tags, picture is not None)
     replace_file(folder / "README.md", page.encode())

@@ -304,23 +304,21 @@ def export_onnx(
 SCRIPT = r"""# Masks of a folder of images, by a model that bgcs exported:  python model.py model.onnx images masks
 import json, pathlib, sys, numpy as np, onnxruntime
 from PIL import Image, ImageOps
-model, images, masks = sys.argv[1:]
+model, images, masks = map(pathlib.Path, sys.argv[1:])
 network = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 said = {name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()}
-mode = {1: "L", 3: "RGB"}.get(said["channels"])
-if said["input"] == "normalized" or mode is None: sys.exit(f"{model} takes other than grey or colour")
+mode = said["input"] != "normalized" and {1: "L", 3: "RGB"}.get(said["channels"]) or sys.exit(f"{model} takes no files")
 def resized(planes, size): return np.stack([Image.fromarray(x).resize(size, Image.BILINEAR) for x in planes])
 highest = {"1": 1, "L": 255, "RGB": 255, "I;16": 65535, "I;16B": 65535, "I": 65535, "F": 1}
-for path in sorted(filter(pathlib.Path.is_file, pathlib.Path(images).rglob("*"))):
-    out = pathlib.Path(masks, path.relative_to(images)).with_suffix(".png")
-    if out.exists(): sys.exit(f"{out} is there already; choose another folder, or other names")
+for path in sorted(filter(pathlib.Path.is_file, images.rglob("*"))):
+    if (out := masks / path.relative_to(images).with_suffix(".png")).exists(): sys.exit(f"{out} is there already")
     try: image = ImageOps.exif_transpose(Image.open(path))
     except OSError as error: print(f"left out: {error}"); continue
     if image.mode not in highest or len(image.getbands()) != said["channels"]: image = image.convert(mode)
-    pixels = np.asarray(image, np.float32).reshape(1, image.height, image.width, -1).transpose(0, 3, 1, 2)
-    if said["input"] == "unit": pixels = pixels / highest[image.mode]
-    seen = [max(8, round(side * said["scale"])) for side in image.size]  # of windows of whole images, see scale=
-    soft = network.run(None, {"images": resized(pixels[0], seen)[None]})[0][0]
+    unit = highest[image.mode] if said["input"] == "unit" else 1
+    pixels = np.array(image, np.float32).reshape(image.height, image.width, -1).transpose(2, 0, 1) / np.float32(unit)
+    seen = resized(pixels, [max(8, round(side * said["scale"])) for side in image.size])[None]
+    soft = network.run(None, {"images": seen})[0][0]
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(255 * (resized(soft, image.size)[0] >= said["threshold"]).astype(np.uint8)).save(out)
 """

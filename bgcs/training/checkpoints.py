@@ -121,6 +121,15 @@ def _checksum(tree, tensors):
         found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
+def _in_order(content):
+    "A safetensors file whose metadata, else in any order, are sorted: the same content is the same bytes."
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    made = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    made += b" " * (-len(made) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(made).to_bytes(8, "little") + made + content[start:]
+
 def write_checkpoint(
     path,  # of the file; its folder is made if it isn't there
     content: dict,  # a nest of dicts, lists and tuples, of tensors, bytes, numbers, text and None
@@ -130,7 +139,7 @@ def write_checkpoint(
     tree = json.dumps(_put(content, "", tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"format": _FORMAT, "content": tree, "sha256": _checksum(tree, tensors)}
-    replace_file(path, safetensors.torch.save(tensors, header))
+    replace_file(path, _in_order(safetensors.torch.save(tensors, header)))
     return path
 
 # %% ../../nbs/training/00_checkpoints.ipynb #08c048eb
