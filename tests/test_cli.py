@@ -314,3 +314,62 @@ def test_two_processes_leave_one_run(tmp_path):
     runs = list(tmp_path.iterdir())
     assert done.returncode == 0 and len(runs) == 1 and load_run(runs[0]).status["state"] == "finished", done.stderr
     assert done.stdout.count("Finished") == 1
+
+
+# ---- out of a run: surveys, other programs, a page
+
+@pytest.fixture(scope="module")
+def mosaic(tmp_path_factory):
+    rasterio = pytest.importorskip("rasterio")
+    image = digits_on_textures(n=8).images[:8, 0].reshape(2, 4, 32, 32).permute(0, 2, 1, 3).reshape(1, 64, 128)
+    path = tmp_path_factory.mktemp("mosaic") / "mosaic.tif"
+    place = rasterio.transform.from_origin(400_000, 5_000_000, 1, 1)
+    with rasterio.open(path, "w", "GTiff", 128, 64, 1, "EPSG:32633", place, "uint8") as file:
+        file.write((255 * image).byte().numpy())
+    return path
+
+
+def test_a_survey_in_parts(finished, mosaic, tmp_path, capsys):
+    import rasterio
+    command = ["survey", finished[0], mosaic, "--overlap", 0, "--threshold", 0.3, "--probabilities", "uint16"]
+    for rank in range(2):
+        code, out, err = typed(capsys, *command, "--out", tmp_path / "parts", "--part", f"{rank}/2")
+        assert code == 0, err
+    assert typed(capsys, *command, "--out", tmp_path / "whole")[0] == 0
+    parts, whole = (tmp_path / name / "mask.tif" for name in ("parts", "whole"))
+    with rasterio.open(parts) as a, rasterio.open(whole) as b:
+        assert (a.read() == b.read()).all() and a.crs == "EPSG:32633" and a.shape == (64, 128)
+    with rasterio.open(tmp_path / "parts" / "probability.tif") as file: assert file.dtypes == ("uint16",)
+
+
+@pytest.mark.parametrize("words, said", [
+    (("--part", "2/2"), "--part 2,2; expected (rank, world)"), (("--part", "one"), "'one'; expected RANK/WORLD"),
+    (("--threshold", "3"), "--threshold 3.0; expected 0 to 1"), (("--tile", "none"), "invalid int value: 'none'"),
+])
+def test_wrong_words_of_a_survey(words, said, finished, mosaic, tmp_path, capsys):
+    code, out, err = typed(capsys, "survey", finished[0], mosaic, "--out", tmp_path / "out", *words)
+    assert code == 2 and said in err and not (tmp_path / "out" / "mask.tif").exists()
+
+
+def test_masks_and_model_for_other_programs(finished, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for i, image in enumerate(digits_on_textures(n=8).objects.images[:2, 0]):
+        Image.fromarray((255 * image).byte().numpy()).save(tmp_path / "in" / f"{i}.png")
+    assert typed(capsys, "predict", finished[0], tmp_path / "in", "--out", tmp_path / "found", "--threshold", 0.1)[0] == 0
+    code, out, err = typed(capsys, "export", tmp_path / "found", tmp_path / "objects.json", "--min-area", 3)
+    assert code == 0 and str(tmp_path / "objects.json") in out, err
+    told = json.loads((tmp_path / "objects.json").read_text())
+    assert [image["file_name"] for image in told["images"]] == ["0.png", "1.png"] and told["annotations"]
+    code, _, err = typed(capsys, "export", tmp_path / "found", tmp_path / "objects.json")
+    assert code == 2 and "objects.json" in err and "say --overwrite" in err
+    assert typed(capsys, "onnx", finished[0], tmp_path / "model.onnx", "--script")[0] == 0
+    script = [sys.executable, tmp_path / "model.py", tmp_path / "model.onnx", tmp_path / "in", tmp_path / "alone"]
+    assert subprocess.run(script).returncode == 0 and sorted(p.name for p in (tmp_path / "alone").iterdir()) == ["0.png", "1.png"]
+    code, out, err = typed(capsys, "push", finished[0], "me/digits", "--out", tmp_path / "page")
+    assert code == 0 and {"README.md", "segmenter.safetensors"} <= {p.name for p in (tmp_path / "page").iterdir()}, err
+
+
+def test_logs_of_sonar(tmp_path, capsys):
+    (tmp_path / "bad.xtf").write_bytes(b"no log")
+    code, _, err = typed(capsys, "sonar", tmp_path / "bad.xtf", "--out", tmp_path / "lines")
+    assert code == 2 and "bad.xtf is no XTF file" in err

@@ -10,6 +10,7 @@ from bgcs.data.files import ImageSetError, read_image
 from bgcs.data.patches import cut_patches
 from bgcs.data.sonar import SideScan, read_side_scan, write_side_scans
 from bgcs.masks.predict import predict_large
+from bgcs.runs.cli import main
 
 pyxtf = pytest.importorskip("pyxtf")
 PORT, STARBOARD, SUB_BOTTOM = 1, 2, 0
@@ -455,3 +456,10 @@ def test_picture(tmp_path):
     for altitudes, n in (([2.0] * 10, 2), ([0.0] * 10, 0)):
         axes, = line(tmp_path, altitudes).plot().axes
         assert axes.images[0].get_array().shape == (10, 200) and len(axes.lines) == n
+
+
+def test_the_command_line_writes_images(tmp_path, capsys):
+    log = xtf(tmp_path / "line.xtf", echoes(30), echoes(30))
+    assert main(["sonar", str(log), "--out", str(tmp_path / "lines"), "--pings", "10", "--suffix", ".tif"]) == 0
+    assert "3 images in" in capsys.readouterr().out
+    assert [path.name for path in sorted((tmp_path / "lines").iterdir())] == [f"line_{k:04}.tif" for k in range(3)]

@@ -162,8 +162,16 @@ def _survey(options):
     from bgcs.runs.runs import load_run
     run = load_run(options.run_folder)
     tiles = {name: size for name, size in run.tiling.items() if name in ("tile", "resize")}
-    found = predict_survey(run.segmenter, options.image, options.out, progress=sys.stderr.isatty(), **tiles)
+    given = tiles | {name: getattr(options, name) for name in _SURVEYING if hasattr(options, name)}
+    found = predict_survey(run.segmenter, options.image, options.out, progress=sys.stderr.isatty(), **given)
     print(found)
+    return 0
+
+def _sonar(options):
+    "Write waterfall images of side-scan logs."
+    from bgcs.data.sonar import write_side_scans
+    written = write_side_scans(options.logs, options.out, options.suffix, options.pings, options.on_bad)
+    print(f"{len(written)} images in {options.out}; predict them with --regions sonar")
     return 0
 
 def _export(options):
@@ -360,6 +368,13 @@ def _nothing(text):
     try: return float(text)
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; expected zero, a number, or none") from None
 
+def _part(text):
+    "RANK/WORLD as two numbers; 'none': no parts."
+    if text == "none": return None
+    try: rank, world = map(int, text.split("/"))
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; expected RANK/WORLD, as 0/4, or none") from None
+    return rank, world
+
 def _one_of(*words):
     "A type for argparse: one of these words, or 'none'."
     def read(text):
@@ -368,6 +383,7 @@ def _one_of(*words):
         raise argparse.ArgumentTypeError(f"{text!r}; expected {known} or none")
     return read
 
+# %% ../../nbs/runs/05_cli.ipynb #81335123
 # arguments of `predict_files` that options of the same name give, and what `argparse` is to be told of each
 _READING = {
     "pattern": dict(metavar="PATTERN", help="which files of a folder, such as 'dive*/*.tif'"),
@@ -418,6 +434,18 @@ _WRITING = {
 _OBJECTS = {name: _WRITING[name] for name in ("min_area", "fill_holes", "split", "split_depth")}
 _PREDICTING = (*_READING, *_TILING, *_WRITING)
 
+# the same for `predict_survey`
+_SURVEYING = {
+    "part": dict(type=_part, metavar="RANK/WORLD|none", help="predict this part of the strips, from 0, such as 2/8 "
+                 "(default: that of torchrun or a SLURM array); none: all that are left"),
+    "probabilities": dict(choices=("uint8", "uint16", "float32"), help="how they are written (default: uint8, scaled)"),
+    **{name: _READING[name] for name in ("color", "invalid")},
+    "tile": dict(type=int, metavar="PIXELS", help="side of the tiles (default: as the images trained on were cut)"),
+    "resize": dict(type=int, metavar="PIXELS", help="side to which tiles are resized (default: as in training)"),
+    **{name: _TILING[name] for name in ("overlap", "blend", "measure", "flip", "batch_size")},
+    **{name: _WRITING[name] for name in ("threshold", "resume")},
+}
+
 # %% ../../nbs/runs/05_cli.ipynb #71c4e0a3
 def _option(name): return "--" + name.replace("_", "-")
 
@@ -434,6 +462,15 @@ def _takes_images(parser):
 def _takes_image(parser):
     parser.add_argument("image", metavar="IMAGE", help="a raster of any size that rasterio opens, such as a GeoTIFF")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where mask.tif and probability.tif go")
+    _add_options(parser, "how it is predicted", _SURVEYING)
+
+def _takes_logs(parser):
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="side-scan logs, XTF or JSF")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the images go, named after the logs")
+    parser.add_argument("--suffix", choices=(".png", ".tif"), default=".png", help="kind of image (default: .png)")
+    parser.add_argument("--pings", type=int, metavar="N", help="of each image (default: the whole line is one)")
+    parser.add_argument("--on-bad", choices=("error", "skip"), default="error",
+                        help="logs that cannot be read end it (default), or are named and left out")
 
 def _takes_predictions(parser):
     parser.add_argument("predictions", metavar="FOLDER", help="what bgcs predict wrote")
@@ -500,6 +537,8 @@ _COMMANDS = {
     "predict": _Command("write masks of images of any size",
                         "bgcs predict RUN survey1.png more_surveys/ --out masks",
                         _predict, (_takes_run, _takes_images, _takes_reading, _takes_tiling, _takes_writing)),
+    "sonar": _Command("write waterfall images of side-scan logs, XTF or JSF",
+                      "bgcs sonar line1.xtf line2.jsf --out lines", _sonar, (_takes_logs,)),
     "survey": _Command("write the mask of an image larger than memory, such as a GeoTIFF",
                        "bgcs survey RUN mosaic.tif --out masks", _survey, (_takes_run, _takes_image)),
     "export": _Command("write predicted masks for other programs: COCO, Label Studio, GeoJSON, NIfTI and more",
@@ -549,11 +588,17 @@ def _plain_warnings(command):
         warnings.showwarning = show
         yield
 
+# of commands without settings: the arguments that messages may name, which are options
+_WORDS_OF = {
+    "predict": (*_PREDICTING, "out", "nodata"), "survey": (*_SURVEYING, "out"), "export": (*_OBJECTS, "format", "overwrite"),
+    "sonar": ("out", "suffix", "pings", "on_bad"), "onnx": ("script",), "push": ("out",),
+}
+
 def _worded(text, command):
     "A message in the words of the command line: `--color gray`, or `data.color=gray`, for `color='gray'`."
     from bgcs.runs.settings import _ARGUMENT, _as_settings
-    if command != "predict": text = _as_settings(text)
-    options = (*_PREDICTING, "out", "nodata") if command == "predict" else ("folder", "out")
+    if command not in _WORDS_OF: text = _as_settings(text)
+    options = _WORDS_OF.get(command, ("folder", "out"))
     names = "|".join(sorted(options, key=len, reverse=True))
     return re.sub(_ARGUMENT.replace("{names}", names), _as_option, text)
 
@@ -564,7 +609,7 @@ def _as_option(found):
     if plain in ("True", "False"): return option.replace("--", "--" if plain == "True" else "--no-", 1) + rest
     return f"{option} {plain}".strip().replace("None", "none") + rest
 
-_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)
+_MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, ImportError)
 
 def _failed(options, error):
     "Tell of an error; where the run folder has the traceback, say so. Gives the exit code."
