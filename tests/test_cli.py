@@ -343,7 +343,7 @@ def test_a_survey_in_parts(finished, mosaic, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, said", [
-    (("--part", "2/2"), "--part 2,2; expected (rank, world)"), (("--part", "one"), "'one'; expected RANK/WORLD"),
+    (("--part", "2/2"), "'2/2'; expected RANK/WORLD"), (("--part", "one"), "'one'; expected RANK/WORLD"),
     (("--threshold", "3"), "--threshold 3.0; expected 0 to 1"), (("--tile", "none"), "invalid int value: 'none'"),
 ])
 def test_wrong_words_of_a_survey(words, said, finished, mosaic, tmp_path, capsys):

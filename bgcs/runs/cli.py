@@ -371,9 +371,10 @@ def _nothing(text):
 def _part(text):
     "RANK/WORLD as two numbers; 'none': no parts."
     if text == "none": return None
-    try: rank, world = map(int, text.split("/"))
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; expected RANK/WORLD, as 0/4, or none") from None
-    return rank, world
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    rank, world = map(int, found.groups()) if found else (0, 0)
+    if rank < world: return rank, world
+    raise argparse.ArgumentTypeError(f"{text!r}; expected RANK/WORLD, the rank below, such as 0/4, or none")
 
 def _one_of(*words):
     "A type for argparse: one of these words, or 'none'."
@@ -590,8 +591,8 @@ def _plain_warnings(command):
 
 # of commands without settings: the arguments that messages may name, which are options
 _WORDS_OF = {
-    "predict": (*_PREDICTING, "out", "nodata"), "survey": (*_SURVEYING, "out"), "export": (*_OBJECTS, "format", "overwrite"),
-    "sonar": ("out", "suffix", "pings", "on_bad"), "onnx": ("script",), "push": ("out",),
+    "predict": (*_PREDICTING, "out", "nodata"), "survey": (*_SURVEYING, "out"),
+    "export": (*_OBJECTS, "format", "overwrite"), "sonar": ("out", "suffix", "pings", "on_bad"), "onnx": ("script",), "push": ("out",),
 }
 
 def _worded(text, command):
