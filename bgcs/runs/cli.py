@@ -592,7 +592,8 @@ def _plain_warnings(command):
 # of commands without settings: the arguments that messages may name, which are options
 _WORDS_OF = {
     "predict": (*_PREDICTING, "out", "nodata"), "survey": (*_SURVEYING, "out"),
-    "export": (*_OBJECTS, "format", "overwrite"), "sonar": ("out", "suffix", "pings", "on_bad"), "onnx": ("script",), "push": ("out",),
+    "export": (*_OBJECTS, "format", "overwrite"), "sonar": ("out", "suffix", "pings", "on_bad"),
+    "onnx": ("script",), "push": ("out",),
 }
 
 def _worded(text, command):
