@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import idle, needs_browser, open_notebook, shot, slowness
+from lab import idle, needs_browser, open_notebook, run_cell, shot, slowness
 from PIL import Image
 
 pytestmark = needs_browser
@@ -90,11 +90,6 @@ def page(lab, browser):
     yield page
     shot(page, "browser_last")
     page.close()
-
-
-def run_cell(page, number):
-    page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-InputArea-editor").click()
-    page.keyboard.press("Control+Enter")
 
 
 def state(page):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from conftest import ROOT
-from lab import needs_browser, open_notebook, shot
+from lab import needs_browser, open_notebook, run_cell, shot
 
 pytestmark = needs_browser
 PATIENCE = 900  # seconds, which only a hang takes
@@ -38,11 +38,6 @@ def page(lab, browser):
     yield page
     shot(page, "viewer_last")
     page.close()
-
-
-def run_cell(page, number):
-    page.locator(".jp-Cell").nth(number).locator(".jp-InputArea-editor").click()
-    page.keyboard.press("Control+Enter")
 
 
 def state(page):

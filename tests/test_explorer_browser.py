@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import SHOTS, idle, menu, needs_browser, open_notebook, shot, slowness
+from lab import SHOTS, idle, menu, needs_browser, open_notebook, run_cell, shot, slowness
 
 pytestmark = needs_browser
 
@@ -76,11 +76,6 @@ def view(page):
     page.keyboard.press("Escape")
     said(view, "background-only images")
     return view
-
-
-def run_cell(page, i):
-    page.locator(".jp-Notebook .jp-Cell").nth(i).locator(".jp-InputArea-editor").click()
-    page.keyboard.press("Control+Enter")
 
 
 def state(page):
