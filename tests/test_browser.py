@@ -380,3 +380,17 @@ def test_outside_of_a_notebook_it_is_said_in_words(opened, segmenter, arrays, ca
     assert browser._picture_bytes()[:4] == b"\x89PNG"
     figure = browser.plot()
     assert len(figure.axes) == 2
+
+
+# ---- the picture that stays in a notebook
+
+@pytest.mark.parametrize("side, channels", [(20, 1), (900, 3)])
+def test_the_still_picture_is_small_and_shows_image_and_mask(opened, side, channels):
+    images = [noise(side, side + 40, seed, channels=channels) for seed in range(2)]
+    browser = opened(model(channels=channels), images, tile=32).wait()
+    (live, _), (fallback, _) = browser._bundles()
+    picture = np.asarray(Image.open(io.BytesIO(live["image/png"])).convert("RGB")).astype(int)
+    assert 0 < len(live["image/png"]) < 150_000 and picture.std() > 10
+    assert live["text/plain"].startswith("MaskBrowser: ") and "showStill" in fallback["text/html"]
+    half = picture.shape[1] // 2
+    assert np.abs(picture[:, :half] - picture[:, half:2 * half]).mean() > 1  # the mask's own picture lies beside the image
