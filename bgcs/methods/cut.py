@@ -5,6 +5,7 @@
 # %% ../../nbs/methods/03_cut.ipynb #6759ee73
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,6 +16,27 @@ from .anomaly import _Detector, _features, _Gaussians, _Kept
 __all__ = ['normalized_cut', 'SpectralCut']
 
 # %% ../../nbs/methods/03_cut.ipynb #1a4fba2a
+_FEW = 64  # places, of which all eigenvectors are as quick as one
+
+def _second_of(laplacian):
+    "Second smallest eigenvalue and its eigenvector of one normalised Laplacian, whose eigenvalues go from 0 to 2."
+    from scipy.sparse.linalg import ArpackError, eigsh
+    n = len(laplacian)
+    start = np.random.default_rng(0).standard_normal(n).astype(laplacian.dtype)
+    try: values, vectors = eigsh(2 * np.eye(n, dtype=laplacian.dtype) - laplacian, 2, which="LA", v0=start)
+    except ArpackError:  # it did not converge
+        values, vectors = np.linalg.eigh(laplacian)
+        return values[1], vectors[:, 1]
+    return 2 - values[0], vectors[:, 0]
+
+def _second_smallest(laplacians):
+    "Second smallest eigenvalues `(n,)` and their eigenvectors `(n, t)` of normalised Laplacians `(n, t, t)`."
+    if laplacians.shape[1] <= _FEW:
+        values, vectors = torch.linalg.eigh(laplacians)
+        return values[:, 1], vectors[:, :, 1]
+    found = [_second_of(laplacian) for laplacian in laplacians.cpu().numpy()]
+    return (torch.as_tensor(np.stack(part)).to(laplacians) for part in zip(*found))
+
 def normalized_cut(
     features: torch.Tensor,  # `(n, t, d)`: of t places in each of n images
     link: float = 0.2,  # cosine above which places are linked
@@ -24,10 +46,10 @@ def normalized_cut(
     links = ((pointing @ pointing.transpose(1, 2)) > link).to(features.dtype).clamp_min(1e-5)
     scale = links.sum(2).rsqrt()
     whole = torch.eye(links.shape[1], device=links.device)
-    values, vectors = torch.linalg.eigh(whole - scale[:, :, None] * links * scale[:, None])
-    second = vectors[:, :, 1] * scale
+    values, vectors = _second_smallest(whole - scale[:, :, None] * links * scale[:, None])
+    second = vectors * scale
     second = second - second.mean(1, keepdim=True)
-    return second / second.std(1, keepdim=True).clamp_min(1e-12), values[:, 1]
+    return second / second.std(1, keepdim=True).clamp_min(1e-12), values
 
 # %% ../../nbs/methods/03_cut.ipynb #c2dcbb67
 class SpectralCut(_Detector):
