@@ -5,6 +5,8 @@
 # %% ../../nbs/masks/00_witness.ipynb #540adcf6
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 
 import torch
@@ -67,18 +69,22 @@ def _lesson(objects, backgrounds, n, generator):
     shown = composite(some(backgrounds), small, some(objects))
     return torch.cat([shown, without]), torch.cat([torch.ones(n), torch.zeros(n)])
 
-def train_witness(
-    data: ImageSet,  # object and background-only images; masks, if any, are not looked at
-    steps: int = 600,  # of Adam, its rate in one cycle
-    batch_size: int = 48,  # images of each kind
-    random_state: int = 0,  # seed
-) -> Witness:  # in evaluation mode, on the CPU
-    "Learn to tell object images from background-only ones."
-    objects, backgrounds = data.objects.images, data.backgrounds.images
+_KEPT, _MOST_KEPT = {}, 8  # by what they were trained on, the oldest first
+
+def _key_of(images, settings):
+    "What a witness is trained on, in short; None where the images aren't in memory."
+    if not all(isinstance(some, torch.Tensor) for some in images): return None
+    hashed = hashlib.blake2b(repr(settings).encode())
+    for some in images:
+        hashed.update(repr(some.shape).encode())
+        hashed.update(some.cpu().contiguous().numpy())
+    return hashed.digest()
+
+def _learned(objects, backgrounds, steps, batch_size, random_state):
     generator = seeded(random_state, "witness")
     with torch.random.fork_rng():
         torch.manual_seed(random_state)
-        witness = Witness(data.shape[0]).to(memory_format=torch.channels_last)
+        witness = Witness(objects.shape[1]).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(witness.parameters(), 3e-3, betas=(0.9, 0.99))
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1, pct_start=0.1)
     for _ in range(steps):
@@ -89,3 +95,17 @@ def train_witness(
         optimiser.step()
         cycle.step()
     return witness.eval()
+
+def train_witness(
+    data: ImageSet,  # object and background-only images; masks, if any, are not looked at
+    steps: int = 600,  # of Adam, its rate in one cycle
+    batch_size: int = 48,  # images of each kind
+    random_state: int = 0,  # seed
+) -> Witness:  # in evaluation mode, on the CPU
+    "Learn to tell object images from background-only ones; the last few are kept, for whoever asks again."
+    images, settings = (data.objects.images, data.backgrounds.images), (steps, batch_size, random_state)
+    key = _key_of(images, settings)
+    witness = _KEPT.pop(key, None) or _learned(*images, *settings)
+    if key is not None: _KEPT[key] = witness
+    for oldest in list(_KEPT)[:-_MOST_KEPT]: _KEPT.pop(oldest, None)
+    return copy.deepcopy(witness)
