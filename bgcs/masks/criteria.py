@@ -536,7 +536,7 @@ class _ThresholdChoice:
     "What `choose_threshold` found."
     threshold: float  # the one to use
     by: str  # the criterion that it is best by
-    table: "pd.DataFrame"  # the criterion, and what is found along with it, one row a threshold
+    table: "pd.DataFrame"  # the criterion (NaN: not about the best), and what is found with it; a row a threshold
 
     def plot(self,
         size: tuple[float, float] = (4.5, 2.2),  # inches
@@ -570,6 +570,18 @@ def _check_thresholds(thresholds):
     if not thresholds: raise ValueError("thresholds is empty; expected at least one, such as 0.5")
     return thresholds
 
+def _scored_rows(exam, thresholds, most_false):
+    "Answers by threshold; how pastes are found costs most, and is asked where the score may still be about the best."
+    rows = {t: _answers(exam, t, (*_SCORED[:3], "false_positive_area")) for t in thresholds}
+    highest = {t: _score(row | {"paste_iou": 1.0}) for t, row in rows.items()}
+    best, sound = 0.0, [t for t, row in rows.items() if row["false_positive_area"] <= most_false] or list(rows)
+    for t in sorted(sound, key=highest.get, reverse=True):
+        if highest[t] and highest[t] < (1 - _SLACK) * best: break
+        if highest[t]: rows[t] |= _ask_paste(exam.at(t))
+        rows[t]["score"] = _score({"paste_iou": 0.0} | rows[t])
+        best = max(best, rows[t]["score"])
+    return rows
+
 def choose_threshold(
     model,  # see `predict_masks`
     held_out: HeldOut,  # see `hold_out`
@@ -586,8 +598,9 @@ def choose_threshold(
     check_choice("by", by, _RANKED)
     exam = _Exam(model, held_out, batch_size)
     bar = tqdm(thresholds, desc="Thresholds", disable=not progress, delay=1, leave=False)
-    rows = [_answers(exam, t, (by, "false_positive_area")) for t in bar]
-    table = pd.DataFrame(rows, index=pd.Index(thresholds, name="threshold"))
+    if by == "score": rows = _scored_rows(exam, bar, most_false)
+    else: rows = {t: _answers(exam, t, (by, "false_positive_area")) for t in bar}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
     sound = table[table["false_positive_area"] <= most_false]
     judged = (sound if len(sound) else table)[by]
     return _ThresholdChoice(float(judged.index[_about_best(judged, by)][0]), by, table.sort_index())
