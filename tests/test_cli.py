@@ -340,6 +340,8 @@ def test_a_survey_in_parts(finished, mosaic, tmp_path, capsys):
     with rasterio.open(parts) as a, rasterio.open(whole) as b:
         assert (a.read() == b.read()).all() and a.crs == "EPSG:32633" and a.shape == (64, 128)
     with rasterio.open(tmp_path / "parts" / "probability.tif") as file: assert file.dtypes == ("uint16",)
+    code, out, err = typed(capsys, "export", tmp_path / "whole", tmp_path / "objects.geojson", "--format", "geojson")
+    assert code == 0 and json.loads((tmp_path / "objects.geojson").read_text())["features"], err
 
 
 @pytest.mark.parametrize("words, said", [

@@ -29,6 +29,7 @@ from bgcs.data.images import from_folders
 from bgcs.data.intensity import Normalization
 from bgcs.masks.objects import find_objects
 from bgcs.masks.predict import predict_files
+from bgcs.masks.survey import predict_survey
 from bgcs.outputs.formats import (
     Masked, brush_rle, coco_rle, export_masks, read_predictions, to_coco, to_label_studio, write_dicom_seg, write_labels, write_nifti,
 )
@@ -583,3 +584,32 @@ def test_folders_that_are_no_predictions_and_images_that_failed(survey, tmp_path
     assert len(json.loads(made[0].read_text())["images"]) == len(SIZES)
     (found.folder / "masks" / "a.png").unlink()
     with pytest.raises(ImageSetError, match="masks/a.png is not there, the mask of a.png; call predict_files again"): export_masks(found, tmp_path / "b.json", files="a.png")
+
+
+@pytest.fixture(scope="module")
+def large_survey(tmp_path_factory):
+    root = tmp_path_factory.mktemp("large")
+    source = raster(root / "map.tif", noise(300, 260), **UTM)
+    return predict_survey(model(), source, root / "found", tile=32, overlap=0, threshold=0.45, progress=False, part=None)
+
+
+@pytest.mark.parametrize("of", ["what it gave", "its folder"])
+def test_a_survey_becomes_polygons(large_survey, of, tmp_path):
+    given = large_survey if of == "what it gave" else large_survey.folder
+    outlines = geopandas.read_file(export_masks(given, tmp_path / "o.gpkg", "geopackage", min_area=3)[0])
+    with rasterio.open(large_survey.mask) as file: marked = file.read(1) == 1
+    pieces, n = label(marked, connectivity=2, return_num=True)
+    sizes = np.bincount(pieces.ravel())[1:]
+    assert outlines.crs.to_epsg() == 32633 and n > 10
+    assert sorted(outlines.area_px) == sorted(sizes[sizes >= 3])
+    assert np.allclose(outlines.geometry.area, 4 * outlines.area_px)
+
+
+@pytest.mark.parametrize("format, given, error, said", [
+    ("coco", {}, ValueError, "is a survey; expected 'geojson' or 'geopackage'"),
+    ("geojson", {"files": ["map.tif"]}, ValueError, "files= chooses among images"),
+    ("geojson", {"category": "ship"}, TypeError, "category is no option of the format"),
+])
+def test_what_a_survey_does_not_become(large_survey, format, given, error, said, tmp_path):
+    with pytest.raises(error, match=said): export_masks(large_survey, tmp_path / "out.geojson", format, **given)
+    assert not list(tmp_path.iterdir())

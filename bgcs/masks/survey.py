@@ -457,11 +457,14 @@ def _check_stored(dtype):
         raise ValueError(f"{problem}; choose 'uint16', which takes as little room, or 'float32'")
     check_choice("probabilities", dtype, known)
 
-def _encoded(mask, dtype):
-    "Probabilities `(h, w)`, NaN where nothing is seen, as they are written."
+def _encoded(mask, dtype, threshold):
+    "Probabilities `(h, w)`, NaN where nothing is seen, as they are written: rounded, but not across the threshold."
     if dtype == "float32": return mask
-    steps = _STEPS[dtype]
-    return np.where(np.isnan(mask), steps + 1, np.rint(np.nan_to_num(mask) * steps)).astype(dtype)
+    steps, seen = _STEPS[dtype], np.nan_to_num(mask)
+    least = np.argmax(np.arange(steps + 1, dtype=np.float32) * np.float32(1 / steps) >= np.float32(threshold))
+    codes = np.rint(seen * steps)
+    codes = np.where(seen >= threshold, np.maximum(codes, least), np.minimum(codes, least - 1).clip(0))
+    return np.where(np.isnan(mask), steps + 1, codes).astype(dtype)
 
 def _marked(mask, threshold):
     "The mask of probabilities as it is written."
@@ -783,10 +786,11 @@ class _Work:
     def _made(self, canvas, strip):
         "Probabilities and mask of a strip, as they are written."
         shape, settings = (strip.rows[1] - strip.rows[0], self.image.columns.length), self.folder.settings
-        values, marks = np.empty(shape, settings["probabilities"]), np.empty(shape, np.uint8)
+        kind, threshold = settings["probabilities"], settings["threshold"]
+        values, marks = np.empty(shape, kind), np.empty(shape, np.uint8)
         for left, mask in canvas.masks(strip):
             here = np.s_[:, left:left + mask.shape[1]]
-            values[here], marks[here] = _encoded(mask, values.dtype.name), _marked(mask, settings["threshold"])
+            values[here], marks[here] = _encoded(mask, kind, threshold), _marked(mask, threshold)
         return values, marks
 
 def _tiles_at_once(batch_size, side, device):

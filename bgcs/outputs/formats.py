@@ -26,7 +26,8 @@ from ..data.checks import _made_folder, check_choice, did_you_mean, listed
 from ..data.files import ImageSetError, _need
 from ..masks.objects import _Finding, _table
 from ..masks.predict import _GEO_TAGS, _OBJECT, _UNSEEN, _image_page, _nifti, _up_to, _without_suffix
-from .polygons import _Box, _frame, _opened, _outlines, _rows, write_polygons
+from ..masks.survey import Survey, _stored_settings
+from .polygons import _Box, _frame, _opened, _outlines, _rows, object_polygons, write_polygons
 from ..training.checkpoints import replace_file
 
 if TYPE_CHECKING: import pandas as pd
@@ -539,8 +540,28 @@ def _targets(out, format, names, overwrite):
     return targets
 
 # %% ../../nbs/outputs/02_formats.ipynb #6cccf99c
+def _survey_in(predictions):
+    "The folder of a survey, if these are the predictions of one."
+    folder = predictions.folder if isinstance(predictions, Survey) else predictions
+    if not isinstance(folder, (str, os.PathLike)): return None
+    folder = Path(folder)
+    return folder if (folder / "probability.tif").is_file() and not (folder / "images.csv").is_file() else None
+
+def _export_survey(folder, out, format, chosen, overwrite, own, finding):
+    "Polygons of a survey, read block by block."
+    if format not in ("geojson", "geopackage"):
+        raise ValueError(f"format={format!r} holds whole images, and {folder} is a survey; expected 'geojson' or "
+                         "'geopackage'. Its mask.tif is a raster that other programs open")
+    wrong = [name for name, value in chosen.items() if value is not None]
+    if wrong: raise ValueError(f"{wrong[0]}= chooses among images, and {folder} is a survey of one; leave it out")
+    settings = _stored_settings(folder)
+    targets = _targets(out, format, (), overwrite)
+    given = {"threshold": settings["threshold"]} | finding
+    write_polygons(object_polygons(folder / "probability.tif", **given, **own), targets[0], overwrite=True)
+    return targets
+
 def export_masks(
-    predictions,  # what `predict_files` gave, or its folder
+    predictions,  # what `predict_files` or `predict_survey` gave, or its folder
     out,  # the file, or the folder, to write to: see the table above
     format: str = "coco",  # or 'label-studio', 'labels', 'nifti', 'dicom-seg', 'geojson', 'geopackage'
     *,
@@ -552,7 +573,9 @@ def export_masks(
     "Masks that were predicted, for other programs."
     check_choice("format", format, (*_FILES, *_FOLDERS))
     own, finding = _sorted_options(format, options)
-    found, out = _Predicted(predictions, files, images, **finding), Path(out)
+    survey, out, chosen = _survey_in(predictions), Path(out), {"files": files, "images": images}
+    if survey: return _export_survey(survey, out, format, chosen, overwrite, own, finding)
+    found = _Predicted(predictions, **chosen, **finding)
     if not len(found): raise ValueError(f"{found.folder} holds no mask to export")
     if format == "dicom-seg": found.check_sources()
     targets = _targets(out, format, found.names, overwrite)
