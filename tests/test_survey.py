@@ -173,7 +173,10 @@ def test_georeference_and_layout(tmp_path):
         assert (file.crs.to_epsg(), file.transform, file.shape) == (32633, PLACE["transform"], (700, 1300))
         assert file.profile["tiled"] and file.profile["compress"] == "deflate" and file.block_shapes == [(512, 512)]
         assert file.overviews(1) == [2, 4] and file.nodata == 255 and file.dtypes == ("uint8",)
-        assert np.abs(file.read(1) * file.scales[0] + file.offsets[0] - whole).max() <= 0.5 / 254 + 1e-5
+        stored = file.read(1) * file.scales[0] + file.offsets[0]
+        near = np.abs(whole - 0.5) < 0.5 / 254 + 1e-5  # the threshold, across which nothing is rounded
+        assert np.abs(stored - whole)[~near].max() <= 0.5 / 254 + 1e-5 and np.abs(stored - whole).max() <= 1 / 254 + 1e-5
+        assert near.any() and ((stored >= 0.5) == (whole >= 0.5))[np.abs(whole - 0.5) > 1e-5].all()
         assert file.tags()["bgcs_model"] and "probability" in file.descriptions[0]
         small = file.read(1, out_shape=(175, 325)) * file.scales[0]
         assert np.abs(small - whole.reshape(175, 4, 325, 4).mean((1, 3))).max() < 0.02
@@ -194,7 +197,9 @@ def test_scaled_probabilities(tmp_path, low, kind, steps):
     with rasterio.open(survey.probability) as file:
         found = file.read(1, masked=True) * file.scales[0]
         assert file.nodata == steps + 1 and np.array_equal(found.mask, np.isnan(whole))
-        assert np.abs(found.compressed() - whole[~found.mask]).max() <= 0.5 / steps + 1e-5
+        stored, exact = found.compressed(), whole[~found.mask]
+        assert np.abs(stored - exact)[np.abs(exact - 0.5) > 0.5 / steps + 1e-5].max() <= 0.5 / steps + 1e-5
+        assert np.abs(stored - exact).max() <= 1 / steps + 1e-5
 
 
 def test_ground_control_points_and_rotation(tmp_path):
