@@ -307,7 +307,7 @@ from PIL import Image, ImageOps
 model, images, masks = map(pathlib.Path, sys.argv[1:])
 network = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 said = {name: json.loads(text) for name, text in network.get_modelmeta().custom_metadata_map.items()}
-mode = said["input"] != "normalized" and {1: "L", 3: "RGB"}.get(said["channels"]) or sys.exit(f"{model} takes no files")
+mode = said["input"] != "normalized" and {1: "L", 3: "RGB"}.get(said["channels"]) or sys.exit("not for grey or colour")
 def resized(planes, size): return np.stack([Image.fromarray(x).resize(size, Image.BILINEAR) for x in planes])
 highest = {"1": 1, "L": 255, "RGB": 255, "I;16": 65535, "I;16B": 65535, "I": 65535, "F": 1}
 for path in sorted(filter(pathlib.Path.is_file, images.rglob("*"))):

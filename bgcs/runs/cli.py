@@ -146,10 +146,14 @@ def _evaluate(options):
     _tell_verdict(_verdict(found) if "score" in found else None, "there were too few validation images")
     return 0
 
+def _given(options, names):
+    "Those of some options that were given; the others are left to the function that takes them."
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
 def _predict(options):
     "Write masks."
     from bgcs.runs.runs import load_run
-    given = {name: getattr(options, name) for name in _PREDICTING if hasattr(options, name)}
+    given = _given(options, _PREDICTING)
     found = load_run(options.run_folder).predict(options.images, options.out, sys.stderr.isatty(), **given)
     print(found)
     for problem in found.skipped: print("left out:", _worded(problem, options.command), file=sys.stderr)
@@ -162,7 +166,7 @@ def _survey(options):
     from bgcs.runs.runs import load_run
     run = load_run(options.run_folder)
     tiles = {name: size for name, size in run.tiling.items() if name in ("tile", "resize")}
-    given = tiles | {name: getattr(options, name) for name in _SURVEYING if hasattr(options, name)}
+    given = tiles | _given(options, _SURVEYING)
     found = predict_survey(run.segmenter, options.image, options.out, progress=sys.stderr.isatty(), **given)
     print(found)
     return 0
@@ -177,7 +181,7 @@ def _sonar(options):
 def _export(options):
     "Write predicted masks for other programs."
     from bgcs.outputs.formats import export_masks
-    chosen = {name: getattr(options, name) for name in _OBJECTS if hasattr(options, name)}
+    chosen = _given(options, _OBJECTS)
     written = export_masks(options.predictions, options.out, options.format, overwrite=options.overwrite, **chosen)
     print(written[0] if len(written) == 1 else f"{len(written)} files in {options.out}")
     return 0
