@@ -83,16 +83,22 @@ def browser():
 
 
 def open_notebook(lab, browser, name, notebook, size=(1200, 1000)):
-    "Write a notebook, or cells of code, where JupyterLab sees it, open it, and wait until its kernel is there."
+    """Write a notebook, or cells of code, where JupyterLab sees it, open it, and wait until its kernel is there.
+
+    It has a folder of its own, `page.folder`, so that no notebook meets what another left.
+    """
     address, token, root = lab
     if not isinstance(notebook, nbformat.NotebookNode):
         cells = [nbformat.v4.new_code_cell(source) for source in notebook]
         kernel = {"name": "python3", "display_name": "Python 3"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, root / f"{name}.ipynb")
+    folder = root / name
+    folder.mkdir()
+    nbformat.write(notebook, folder / f"{name}.ipynb")
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.folder = folder
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{address}/doc/tree/{name}.ipynb?token={token}&reset")
+    page.goto(f"{address}/doc/tree/{name}/{name}.ipynb?token={token}&reset")
     page.wait_for_selector(".jp-Notebook")
     idle(page)
     return page

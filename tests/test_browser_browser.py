@@ -81,7 +81,7 @@ MaskBrowser.shown
 @pytest.fixture(scope="module")
 def page(lab, browser):
     page = open_notebook(lab, browser, "browser", [SETUP, OPEN, STATE, MANY, HUGE], (1366, 800))
-    page.folder, page.errors = lab[2], []
+    page.errors = []
     page.on("pageerror", lambda error: page.errors.append(f"{error}\n{error.stack}"))
     page.set_default_timeout(1000 * PATIENCE)
     run_cell(page, 0)

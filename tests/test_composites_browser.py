@@ -31,7 +31,6 @@ Path("viewer.tmp").rename("viewer.json")
 @pytest.fixture(scope="module")
 def page(lab, browser):
     page = open_notebook(lab, browser, "viewer", [CELL, STATE, "viewer"], (1366, 768))
-    page.folder = lab[2]
     page.set_default_timeout(1000 * PATIENCE)
     run_cell(page, 0)
     page.locator(".bgcs-composite-viewer").wait_for()

@@ -54,7 +54,6 @@ def page(lab, browser):
     page = open_notebook(lab, browser, "explorer", [SMALL, AGAIN, STATE, LARGE], (1366, 768))
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(f"{error}\n{error.stack}"))
-    page.folder = lab[2]
     run_cell(page, 0)
     page.locator(".bgcs-explorer canvas").first.wait_for()
     yield page

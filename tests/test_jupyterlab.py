@@ -12,16 +12,16 @@ PATIENCE = 900  # seconds, which only a hang takes
 
 @pytest.fixture(scope="module")
 def quickstart(lab, browser):
-    "The quickstart on tiny settings, opened and run from top to bottom; gives the page and the folder."
-    notebook, root = _with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"}), lab[2]
+    "The quickstart on tiny settings, opened and run from top to bottom; gives the page."
+    notebook = _with_parameters(nbformat.read(QUICKSTART, as_version=4), TINY | {"run_folder": "run"})
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     page = open_notebook(lab, browser, "quickstart", notebook)
     page.set_default_timeout(1000 * PATIENCE)
     run_all(page)
-    wait_for_file(root / "run" / "model" / "segmenter.safetensors", page)
+    wait_for_file(page.folder / "run" / "model" / "segmenter.safetensors", page)
     idle(page, PATIENCE)
-    yield page, root
+    yield page
 
 
 STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
@@ -56,13 +56,13 @@ def to_top(page):
 
 
 def test_no_cell_fails(quickstart):
-    page, root = quickstart
-    assert (root / "run" / "metrics.json").is_file()
+    page = quickstart
+    assert (page.folder / "run" / "metrics.json").is_file()
     assert "Traceback" not in page.locator(".jp-Notebook").inner_text()
 
 
 def test_clusters_show_and_a_lasso_shows_their_images(quickstart):
-    page, _ = quickstart
+    page = quickstart
     to_top(page)
     explorer = view(page, "explorer")
     box = explorer.locator("canvas").bounding_box()
@@ -77,7 +77,7 @@ def test_clusters_show_and_a_lasso_shows_their_images(quickstart):
 
 
 def test_composites_follow_the_target_cluster(quickstart):
-    page, _ = quickstart
+    page = quickstart
     to_top(page)
     viewer = view(page, "composite-viewer")
     viewer.get_by_label("before").select_option(index=2)
@@ -87,7 +87,7 @@ def test_composites_follow_the_target_cluster(quickstart):
 
 
 def test_training_shows_masks_and_turns_back(quickstart):
-    page, _ = quickstart
+    page = quickstart
     to_top(page)
     monitor = view(page, "training-monitor")
     assert "24 of 24 steps" in monitor.inner_text()

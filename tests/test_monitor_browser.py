@@ -35,7 +35,7 @@ def session(lab, browser):
     page = open_notebook(lab, browser, "watching", CELLS, size=(1366, 768))
     page.set_default_timeout(1000 * PATIENCE)
     address, token, _ = lab
-    yield {"browser": browser, "page": page, "url": f"{address}/doc/tree/watching.ipynb?token={token}"}
+    yield {"browser": browser, "page": page, "url": f"{address}/doc/tree/watching/watching.ipynb?token={token}"}
 
 
 def run_cell(page, number):

@@ -210,7 +210,7 @@ def cell(page, name): return page.locator(".jp-CodeCell").nth(1 + list(CLASSES).
 
 def reopened(page, lab, name):
     address, token, _ = lab
-    page.goto(f"{address}/doc/tree/{name}.ipynb?token={token}&reset")
+    page.goto(f"{address}/doc/tree/stills/{name}.ipynb?token={token}&reset")
     page.wait_for_selector(".jp-Notebook")
     page.wait_for_function("document.querySelectorAll('.jp-OutputArea img').length >= 4")
 
@@ -227,18 +227,18 @@ def test_jupyterlab_shows_the_live_view_alone(page):
 
 @needs_browser
 def test_another_day_the_still_picture_stands_there(page, lab):
-    address, token, root = lab
+    address, token, _ = lab
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     for _ in range(PATIENCE):
-        if (root / "stills.ipynb").read_text().count('"image/png"') >= 4: break
+        if (page.folder / "stills.ipynb").read_text().count('"image/png"') >= 4: break
         page.wait_for_timeout(1000)
     sessions = json.load(urllib.request.urlopen(f"{address}/api/sessions?token={token}"))
     for session in sessions:
-        if session["path"] != "stills.ipynb": continue
+        if session["path"] != "stills/stills.ipynb": continue
         ask = urllib.request.Request(f"{address}/api/sessions/{session['id']}?token={token}", method="DELETE")
         urllib.request.urlopen(ask)
-    shutil.copy(root / "stills.ipynb", root / "sent.ipynb")
-    path = root / "sent.ipynb"
+    shutil.copy(page.folder / "stills.ipynb", page.folder / "sent.ipynb")
+    path = page.folder / "sent.ipynb"
     path.write_text(path.read_text().replace("def small()", "def tiny()"))  # a stranger's, which JupyterLab doesn't trust
     for name in ("stills", "sent"):
         reopened(page, lab, name)

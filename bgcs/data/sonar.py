@@ -62,6 +62,28 @@ def _bytes_of(path):
     if not os.path.getsize(path): raise ImageSetError(f"{path} is empty (0 bytes). Copy it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content: yield content
 
+def _holds_any(content, start, stop, part=1 << 20):
+    "Whether not all is zero."
+    return any(content[k:min(k + part, stop)].strip(bytes(1)) for k in range(start, stop, part))
+
+def _blocks(content, at, mark, head, length, noun, problems) -> Iterator[tuple[int, int]]:
+    "Start and end of each block of a log, which begins with a mark; what is none is passed over."
+    end = len(content)
+    while at + head <= end:
+        n = length(at) if content[at:at + len(mark)] == mark else 0
+        if n < head:
+            found = content.find(mark, at + 1)
+            following = end if found < 0 else found
+            if _holds_any(content, at, following):  # zeros fill up to a round number of bytes
+                problems.append(f"bytes {at:,} to {following:,} are no {noun}, and were passed over")
+            at = following
+            continue
+        if at + n > end:
+            problems.append(f"the last {noun}, at byte {at:,}, is cut short")
+            return
+        yield at, at + n
+        at += n
+
 # %% ../../nbs/data/12_sonar.ipynb #e725d5b3
 _JSF_START = b"\x01\x16"  # 0x1601, low byte first
 _JSF_MESSAGE = np.dtype({
@@ -81,21 +103,10 @@ _SUB_BOTTOM, _SONAR_DATA = 0, 80
 
 def _jsf_messages(content, problems) -> Iterator[tuple]:
     "Each message's header, and the place of what follows."
-    at, end = 0, len(content)
-    while at + _JSF_MESSAGE.itemsize <= end:
-        header = np.frombuffer(content[at:at + _JSF_MESSAGE.itemsize], _JSF_MESSAGE)[0]
-        body, size = at + _JSF_MESSAGE.itemsize, int(header["size"])
-        if header["sync"] != 0x1601 or size < 0:
-            found = content.find(_JSF_START, at + 1)
-            following = end if found < 0 else found
-            problems.append(f"bytes {at:,} to {following:,} are no message, and were passed over")
-            at = following
-            continue
-        if body + size > end:
-            problems.append(f"the last message, at byte {at:,}, is cut short")
-            return
-        yield header, body
-        at = body + size
+    head = _JSF_MESSAGE.itemsize
+    def header(at): return np.frombuffer(content[at:at + head], _JSF_MESSAGE)[0]
+    def length(at): return head + int(header(at)["size"])
+    for at, _ in _blocks(content, 0, _JSF_START, head, length, "message", problems): yield header(at), at + head
 
 # %% ../../nbs/data/12_sonar.ipynb #c210cdad
 def _jsf_samples(content, start, stop, kind, n):
@@ -189,21 +200,8 @@ def _xtf_type(channel):
 # %% ../../nbs/data/12_sonar.ipynb #3a376091
 def _xtf_packets(content, start, problems) -> Iterator[tuple[int, int]]:
     "Start and end of each packet."
-    at, end = start, len(content)
-    while at + 14 <= end:
-        size = int.from_bytes(content[at + 10:at + 14], "little")
-        if content[at:at + 2] != _XTF_START or size < 14:
-            found = content.find(_XTF_START, at + 1)
-            following = end if found < 0 else found
-            if any(content[at:min(following, at + 4096)]):  # zeros fill up to a multiple of 64 bytes
-                problems.append(f"bytes {at:,} to {following:,} are no packet, and were passed over")
-            at = following
-            continue
-        if at + size > end:
-            problems.append(f"the last packet, at byte {at:,}, is cut short")
-            return
-        yield at, at + size
-        at += size
+    def length(at): return int.from_bytes(content[at + 10:at + 14], "little")
+    return _blocks(content, start, _XTF_START, 14, length, "packet", problems)
 
 def _xtf_time(ping):
     "Seconds since 1970; NaN where the date is none."
