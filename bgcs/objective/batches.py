@@ -102,7 +102,7 @@ def _alike(clusters, others, generator):
 @dataclass(frozen=True)
 class Batches:
     "What a batch of the segmenter's training holds."
-    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 24
+    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 12
     n_real: int = 128  # real object images of each target cluster, at most; at least 2
     target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: 4, or all if fewer
 
@@ -121,7 +121,7 @@ class Batches:
         n_clusters: int,  # clusters there are
     ) -> int:
         "Composites for each target cluster, in each process."
-        return self.per_cluster or -(-24 // self.targets_of(n_clusters))
+        return self.per_cluster or -(-12 // self.targets_of(n_clusters))
 
 def _check_two(name, value):
     if check_whole(name, value, 0) >= 2: return

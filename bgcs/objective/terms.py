@@ -27,7 +27,7 @@ class Objective:
     opening: float | None = None  # first share, that mosaics and anomalies teach (paper: 0); None: 0.3, of windows 1
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
-    mosaic_images: int = 48  # mosaics a step of the opening; half as many anomalies; after it half of both
+    mosaic_images: int = 16  # mosaics a step of the opening; half as many anomalies; after it half of both
     object_share: float | None = None  # of an object image, for the mosaic loss, roughly; None: 0.1, of windows less
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
