@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from ..data.checks import check_choice
+from ..data.checks import check_choice, check_whole
 from ..data.images import ImageSet
 from .criteria import HeldOut
 from .masknet import MaskNet, UNet
 from .method import Method
-from ..objective.batches import Batches, TransplantImages, Transplants, _alike
+from ..objective.batches import Batches, TransplantImages, Transplants, _alike, _is_brief
 from ..objective.blend import composite, mosaic, random_flips
 from ..objective.divergence import conditional_divergence
 from ..objective.anomalies import anomalies
@@ -243,15 +243,15 @@ class _Fits(_Losses):
     ) -> Segmenter:  # itself, trained, on the CPU
         """Train, and keep the weights of the best round. An interrupt (Ctrl-C, or the notebook's stop button) ends it
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
-        self._batches, self._compiling = batches, compile
+        self._batches, self._compiling, self._brief = batches, compile, _is_brief(check_whole("steps", steps, 1))
         spread = None if data.windows is None else data.windows.spread
-        self.objective = Objective(**self.settings["objective"]).filled(spread)
+        self.objective = Objective(**self.settings["objective"]).filled(spread, self._brief)
         given = dict(start=start, labels=(masks, boxes, scribbles), clusterer=clusterer, held_out=held_out)
         given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
 
     def _loader(self, part, labels, numbers, per_epoch):
-        deal = Transplants(labels[part.presence], labels[~part.presence], self._batches, self.random_state)
+        deal = Transplants(labels[part.presence], labels[~part.presence], self._batches, self.random_state, self._brief)
         return loader_of(TransplantImages(part, numbers), deal, per_epoch, self)
 
     def _prepare(self, part, labels):

@@ -102,7 +102,7 @@ def _alike(clusters, others, generator):
 @dataclass(frozen=True)
 class Batches:
     "What a batch of the segmenter's training holds."
-    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 12
+    per_cluster: int | None = None  # composites of each target cluster, in each process; None: enough for 24, or 12
     n_real: int = 128  # real object images of each target cluster, at most; at least 2
     target_clusters: int | None = None  # clusters whose backgrounds a batch puts objects on; None: 4, or all if fewer
 
@@ -119,9 +119,14 @@ class Batches:
 
     def composites_each(self,
         n_clusters: int,  # clusters there are
+        brief: bool = False,  # of a training of few steps
     ) -> int:
         "Composites for each target cluster, in each process."
-        return self.per_cluster or -(-12 // self.targets_of(n_clusters))
+        return self.per_cluster or -(-(12 if brief else 24) // self.targets_of(n_clusters))
+
+def _is_brief(steps):
+    "Whether a training has so few steps that small ones lead further in the same time."
+    return steps < 600
 
 def _check_two(name, value):
     if check_whole(name, value, 0) >= 2: return
@@ -136,9 +141,10 @@ class Transplants:
         background_clusters: torch.Tensor,  # `(m,)` int64: clusters of the background-only images; -1: left out
         batches: Batches = Batches(),  # what a batch holds
         random_state: int = 0,  # seed
+        brief: bool = False,  # for a training of few steps
     ):
         self.background_clusters = background_clusters
-        self.batches, self.random_state = batches, random_state
+        self.batches, self.random_state, self.brief = batches, random_state, brief
         self.reassign(object_clusters)
         targets, k = batches.target_clusters, len(self.pairing.clusters)
         if targets is not None and targets > k:
@@ -169,7 +175,7 @@ class Transplants:
     ) -> dict[str, torch.Tensor]:  # indices: 'objects', 'backgrounds', 'real'; clusters: 'targets', 'real_clusters'
         "A batch: 'objects' to transplant onto 'backgrounds' of the clusters 'targets', and 'real' ones to compare with."
         generator = seeded(self.random_state, "batch", number)
-        n = self.batches.composites_each(len(self.pairing.clusters))
+        n = self.batches.composites_each(len(self.pairing.clusters), self.brief)
         mine, parts = slice(rank * n, (rank + 1) * n), []
         for k in self.targets(number):
             objects, backgrounds, real = self.pairing.deal(k, n * world, self.batches.n_real, generator)

@@ -27,7 +27,7 @@ class Objective:
     opening: float | None = None  # first share, that mosaics and anomalies teach (paper: 0); None: 0.3, of windows 1
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
-    mosaic_images: int = 16  # mosaics a step of the opening; half as many anomalies; after it half of both
+    mosaic_images: int | None = None  # mosaics a step, half as many anomalies, later half of both; None: 48, or 16
     object_share: float | None = None  # of an object image, for the mosaic loss, roughly; None: 0.1, of windows less
     flip: str = "both"  # how the images of anomalies and mosaics may be flipped: 'both' ways, 'horizontal', 'vertical' or 'none'
     background_weight: float = 0.05  # of the background loss, a mean over pixels (the paper: 1, of a sum over pixels)
@@ -52,11 +52,14 @@ class Objective:
 
     def filled(self,
         spread: float | None = None,  # windows, side by side, of a whole image; None: no windows
+        brief: bool = False,  # for a training of few steps
     ) -> Objective:
         "The same, with what it was left to find out."
         opening, share = (0.3, 0.1) if spread is None else (1.0, 0.1 / spread ** 0.5)
         opening = opening if self.opening is None else self.opening
-        return replace(self, opening=opening, object_share=share if self.object_share is None else self.object_share)
+        share = share if self.object_share is None else self.object_share
+        images = (16 if brief else 48) if self.mosaic_images is None else self.mosaic_images
+        return replace(self, opening=opening, object_share=share, mosaic_images=images)
 
     def distances(self,
         size: tuple[int, int],  # of the images, height and width in pixels

@@ -292,7 +292,7 @@ class Schedule:
     steps: int | None = 1200  # optimiser steps; null: as many as `passes` asks for
     passes: float | None = None  # over the object images, in place of steps
     rounds: int = 10  # parts into which the steps are divided; at the end of each, masks are judged and shown
-    per_cluster: int | None = None  # composites for each target cluster and step; null: enough for 12
+    per_cluster: int | None = None  # composites for each target cluster and step; null: enough for 24, or 12
     n_real: int = 128  # real object images of each target cluster and step, at most
     target_clusters: int | None = None  # of each step; null: 4, or all if fewer
     lr: float = 2e-3  # learning rate of Adam, its peak in a one-cycle schedule
