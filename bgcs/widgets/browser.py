@@ -528,11 +528,11 @@ class _Predicting(_Serving):
             with self.changed: wanted = self._wanted()
             with kept_memory():
                 if wanted: self._predict(wanted)
-            self._say(None)
             if self.sweeping and not self.sweep: self.swept()
             with self.changed:
                 self.sweeping = bool(self.sweep)
                 self.changed.notify_all()
+            if not self.sweeping: self._say(None)  # last: who sees that nothing is being done sees all sorted
 
     def _predict(self, numbers, between=False):
         "Masks of some images; `between`: while another is on its way."
