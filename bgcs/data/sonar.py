@@ -105,7 +105,7 @@ def _jsf_messages(content, problems) -> Iterator[tuple]:
     "Each message's header, and the place of what follows."
     head = _JSF_MESSAGE.itemsize
     def header(at): return np.frombuffer(content[at:at + head], _JSF_MESSAGE)[0]
-    def length(at): return head + int(header(at)["size"])
+    def length(at): return head + int.from_bytes(content[at + 12:at + 16], "little", signed=True)
     for at, _ in _blocks(content, 0, _JSF_START, head, length, "message", problems): yield header(at), at + head
 
 # %% ../../nbs/data/12_sonar.ipynb #c210cdad

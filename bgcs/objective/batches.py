@@ -124,9 +124,11 @@ class Batches:
         "Composites for each target cluster, in each process."
         return self.per_cluster or -(-(12 if brief else 24) // self.targets_of(n_clusters))
 
+_LONG = 600  # steps
+
 def _is_brief(steps):
     "Whether a training has so few steps that small ones lead further in the same time."
-    return steps < 600
+    return steps < _LONG
 
 def _check_two(name, value):
     if check_whole(name, value, 0) >= 2: return

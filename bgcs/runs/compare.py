@@ -21,7 +21,7 @@ from ..data.images import _true_masks
 from ..masks.criteria import _verdict, _WORDS, judged_clusters, mask_iou
 from ..masks.evaluate import png_bytes
 from ..masks.method import METHODS, method_class
-from ..objective.batches import _is_brief
+from ..objective.batches import _LONG, _is_brief
 from ..objective.blend import harden
 from ..training.checkpoints import replace_file
 from .report import _rendered, data_uri
@@ -68,7 +68,7 @@ def _steps_within(settings, parts, clusterer, seconds):
     if cls.refines: return cls.default_steps  # to try a step would take as long as all: the other's masks come first
     n = seconds / _seconds_a_step(settings, parts, clusterer)
     long = cls.name == MethodChoice.name and not _is_brief(n)
-    if long: n = max(599, n / 3)  # its steps have three times the images of those that were timed
+    if long: n = max(_LONG - 1, n / 3)  # its steps have three times the images of those that were timed
     return int(np.clip(n, 20, cls.default_steps))
 
 # %% ../../nbs/runs/04_compare.ipynb #fa103e54
