@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev ## ruff, notebooks and package in sync, the noteboo
 	@$(PY) tools/check_sync.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 nbdev_test --n_workers 2  # one thread each: two notebooks at once would fight over the cores
 	BGCS_CHROMIUM="$$(tools/ensure_browser.sh $(PY))"; export BGCS_CHROMIUM; \
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -q tests -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -q tests -m alone  # two files at once, then what measures time
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -q tests -n 2 --dist loadfile --no-loadscope-reorder  # two files at once
 
 test-slow: $(VENV)/.installed-dev ## the long checks too: the quickstart's full training with three seeds, the benchmark notebooks
 	$(PY) -m pytest -q tests -m slow

@@ -36,7 +36,6 @@ def for_two_processes():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
-    config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it; run with -m alone")
     config.addinivalue_line("markers", "posix: needs signals and processes as Linux and macOS have them")
     config.addinivalue_line("markers", "linux: reads peak memory in /proc; getrusage's is handed down from the parent")
 

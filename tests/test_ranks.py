@@ -77,7 +77,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("way", LAUNCHERS)
+@pytest.mark.parametrize("way", [
+    "Lightning starts the second process", "torchrun", pytest.param("spawned", marks=pytest.mark.slow),
+])
 @pytest.mark.parametrize("precision, exact", [("32-true", 1e-5), ("64-true", 1e-12)])
 def test_two_processes_are_one_with_twice_the_batch(folder, way, precision, exact):
     if way != "Lightning starts the second process" and precision == "64-true": pytest.skip("once is enough")
@@ -126,13 +128,13 @@ if __name__ == "__main__":
 """
 
 
-def test_encoders_too(folder):
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("ddp_spawn", marks=pytest.mark.slow)])
+def test_encoders_too(folder, strategy):
     (folder / "encoder.py").write_text(ENCODER)
-    for n, strategy in ((1, "auto"), (2, "ddp"), (2, "ddp_spawn")):
-        command = [sys.executable, folder / "encoder.py", str(n), strategy, folder / f"embedded{n}{strategy}"]
+    for n, way in ((1, "auto"), (2, strategy)):
+        command = [sys.executable, folder / "encoder.py", str(n), way, folder / f"embedded{n}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=for_two_processes())
         assert done.returncode == 0, done.stderr[-9000:]
-    files = [folder / name for name in ("embedded1auto", "embedded2ddp", "embedded2ddp_spawn")]
-    one, two, spawned = (torch.load(file, weights_only=True) for file in files)
-    assert torch.allclose(two, spawned, atol=1e-6) and two.isfinite().all()
+    one, two = (torch.load(folder / f"embedded{n}", weights_only=True) for n in (1, 2))
+    assert two.isfinite().all()
     assert not torch.allclose(one, two, atol=1e-6)  # augmentations are drawn for each process

@@ -291,7 +291,7 @@ class _Learns(_Prepares):
     def _take_steps(self, loader, part, labels, folder, identity, settings):
         from bgcs.training.loop import train
 
-        self._prepare(part, labels)
+        self._prepare(part, labels, settings["max_steps"])
         self.train()
         try:
             with kept_memory(): train(self, loader, None, self._called, folder, identity, **settings)
@@ -307,7 +307,7 @@ class _Learns(_Prepares):
         deal = Pairs(labels[part.presence], labels[~part.presence], self.batch_size, self.random_state)
         return loader_of(PairImages(part, numbers), deal, per_epoch, self)
 
-    def _prepare(self, part, labels): "Called before the first step."
+    def _prepare(self, part, labels, steps): "Called before the first step."
 
     def _learn(self, part, labels, progress): "Learn from all images at once."; raise NotImplementedError
 

@@ -254,7 +254,7 @@ class _Fits(_Losses):
         deal = Transplants(labels[part.presence], labels[~part.presence], self._batches, self.random_state, self._brief)
         return loader_of(TransplantImages(part, numbers), deal, per_epoch, self)
 
-    def _prepare(self, part, labels):
+    def _prepare(self, part, labels, steps):
         "Show the network what is usual, and compile it where that is asked for."
         if self.settings["distances"]:
             self.net.see_backgrounds(part.backgrounds.images, self.random_state)

@@ -55,8 +55,8 @@ class Decomposition(Method):
             "classifier": Witness(channels).requires_grad_(False),
         })
 
-    def _prepare(self, part, labels):
-        found = train_witness(part, 300, random_state=self.random_state)
+    def _prepare(self, part, labels, steps):
+        found = train_witness(part, min(300, 10 * steps), random_state=self.random_state)
         self.net["classifier"].load_state_dict(found.state_dict())
 
     def train(self, mode=True):
