@@ -96,5 +96,6 @@ def test_training_begins_with_the_weights_that_are_given():
     on = fit(1e-9, first)
     before, after = (dict(model._kept.named_parameters()) for model in (first, on))
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
+    assert first.objective.opening > 0 == on.objective.opening  # what was learned is not to be forgotten
     with pytest.raises(ValueError, match="base_width: 4 there, 8 here"): fit(1e-3, first, width=8)
     with pytest.raises(ValueError, match="expected a trained Segmenter"): fit(1e-3, Segmenter())

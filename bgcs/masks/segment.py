@@ -245,7 +245,7 @@ class _Fits(_Losses):
         early and leaves a usable segmenter; with `folder` the same call goes on from there."""
         self._batches, self._compiling, self._brief = batches, compile, _is_brief(check_whole("steps", steps, 1))
         spread = None if data.windows is None else data.windows.spread
-        self.objective = Objective(**self.settings["objective"]).filled(spread, self._brief)
+        self.objective = Objective(**self.settings["objective"]).filled(spread, self._brief, begun=start is not None)
         given = dict(start=start, labels=(masks, boxes, scribbles), clusterer=clusterer, held_out=held_out)
         given |= dict(folder=folder, callbacks=callbacks)
         return self._fit(data, clusters, steps, rounds, asdict(batches), **given, progress=progress, **training)
