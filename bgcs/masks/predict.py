@@ -362,7 +362,7 @@ def predict_large(
 def _presence_score(
     mask: np.ndarray,  # `(h, w)` in [0, 1]; NaN counts as 0
     tile: int | None = None,  # side of the windows in pixels; None: the whole mask
-    share: float = 0.005,  # of a window's pixels, the highest
+    share: float = 0.05,  # of a window's pixels, the highest
 ) -> float:  # in [0, 1]
     "How surely the object is somewhere in an image: the highest `top_mean` of its windows."
     if not 0 < share <= 1: raise ValueError(f"share={share}; expected above 0, at most 1")
