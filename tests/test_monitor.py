@@ -327,6 +327,7 @@ from bgcs.widgets.monitor import TrainingMonitor
 from bgcs.masks.segment import Segmenter
 import os, signal, threading, time
 data = digits_on_textures(n=60)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 monitor = TrainingMonitor()
 monitor.fit(Segmenter(base_width=4, depth=1), data, data.background_class, steps={ENDLESS})
 def later():
