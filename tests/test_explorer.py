@@ -224,6 +224,19 @@ def cpu():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def slowness():
+    "How many times as long as on a quiet machine of 2 cores some work takes here now, in seconds of work; at least 1."
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        np.sort(np.random.default_rng(0).random(2_000_000))
+        times.append(time.process_time() - start)
+    return max(1, float(np.median(times)) / QUIET)
+
+
+QUIET = 0.125  # seconds that this took there
+
+
 @pytest.mark.slow
 @pytest.mark.posix
 def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
@@ -236,19 +249,22 @@ def test_10_000_points_take_15_seconds_of_work(tmp_path, monkeypatch, explore):
     explorer.wait()
     total, worked = time.monotonic() - start, cpu() - work
     print(f"\n10,000 points: shown after {shown:.1f} s, UMAP after {total:.1f} s, {worked:.1f} s of work")
-    assert worked < 15  # on a machine of 2 cores, which takes no longer than that where it has nothing else to do
+    assert worked < 15 * slowness()  # a machine that has nothing else to do takes no longer than that
 
 
 @pytest.mark.posix
-def test_500_000_points_are_thinned_with_a_word(explore):
+@pytest.mark.parametrize("seconds", [None, pytest.param(10, marks=pytest.mark.slow)])  # of work, with nothing beside it
+def test_500_000_points_are_thinned_with_a_word(explore, seconds):
     rng = np.random.default_rng(0)
     many = from_arrays(rng.random((10, 8, 8), dtype=np.float32), rng.random((500_000, 8, 8), dtype=np.float32))
     clusterer = fitted(many[:1000])
+    work = cpu()
     explorer = explore(clusterer, many, progress=False)
     explorer.stop()
     explorer.select_cluster(0)
     explorer.move(1)
     explorer.clear()
+    assert seconds is None or cpu() - work < seconds * slowness()
     assert len(explorer.points) == 50_000 and "of 500,000, 50,000 drawn at random are shown" in says(explorer)
     assert explorer.points.names[0] == f"background {explorer.points.numbers[0] - 10}"
     with pytest.raises(ValueError, match="50,000 images of a set of 500,010"): explorer.select(np.arange(10, 500_010))

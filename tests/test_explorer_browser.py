@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from lab import SHOTS, idle, menu, needs_browser, open_notebook, run_cell, shot
+from lab import SHOTS, idle, menu, needs_browser, open_notebook, run_cell, shot, slowness
 
 pytestmark = needs_browser
 
@@ -380,7 +380,8 @@ MEASURE = """
 """
 
 
-def test_50_000_points_keep_up_with_the_hand(page):
+@pytest.mark.parametrize("timed", [False, pytest.param(True, marks=pytest.mark.slow)])  # with nothing beside it
+def test_50_000_points_keep_up_with_the_hand(page, timed):
     run_cell(page, 3)
     page.locator(".jp-Cell").nth(3).locator(".bgcs-explorer canvas").wait_for()
     view = page.locator(".bgcs-explorer").last
@@ -427,6 +428,10 @@ def test_50_000_points_keep_up_with_the_hand(page):
     print(f"\n50,000 points, {number} in the lasso: hover {hovering:.0f} ms, its picture {picture:.0f} ms, pan {panning:.0f} ms, "
           f"lasso to Python {to_python:.0f} ms, thumbnails {thumbnails:.0f} ms; all lassos {np.round(lassos).tolist()}")
     assert number > 1000 and len(hover) >= 20 and len(pan) >= 20 and pictures
+    if not timed: return
+    slow = slowness(page)
+    assert hovering < 100 * slow and picture < 200 * slow and panning < 100 * slow
+    assert to_python < 1000 * slow and thumbnails < 2000 * slow  # twice what is promised
 
 
 def test_a_restarted_kernel_leaves_a_view_that_says_so(page):

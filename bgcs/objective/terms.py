@@ -24,7 +24,7 @@ __all__ = ['Objective', 'anomaly_loss', 'background_loss', 'recomposition_loss',
 @dataclass(frozen=True)
 class Objective:
     "Settings of the objective; the parts are the functions below."
-    opening: float | None = None  # first share, of mosaics and anomalies (paper: 0); None: 0.3, begun 0, of windows 1
+    opening: float | None = None  # first share, of mosaics, anomalies (paper: 0); None: 0.3, of windows 1; if begun 0
     opening_weight: float = 0.25  # of mosaics and anomalies after the opening, beside composites (the paper: 0)
     anomaly_weight: float = 0.5  # of the anomaly loss, beside a mosaic loss of weight 1
     mosaic_images: int | None = None  # mosaics a step, half as many anomalies, later half of both; None: 48, or 16
@@ -56,8 +56,8 @@ class Objective:
         begun: bool = False,  # for one that goes on from a trained model, whose opening is over
     ) -> Objective:
         "The same, with what it was left to find out."
-        early = 0.0 if begun else 0.3
-        opening, share = (early, 0.1) if spread is None else (1.0, 0.1 / spread ** 0.5)
+        opening, share = (0.0 if begun else 0.3), 0.1
+        if spread is not None: opening, share = 1.0, share / spread ** 0.5
         opening = opening if self.opening is None else self.opening
         share = share if self.object_share is None else self.object_share
         images = (16 if brief else 48) if self.mosaic_images is None else self.mosaic_images
