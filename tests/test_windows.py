@@ -13,12 +13,13 @@ from bgcs.data.files import ImageSetError
 from bgcs.data.images import from_files, from_folders
 from bgcs.data.splits import split
 from bgcs.data.windows import Windows, find_scale, place_windows
-from bgcs.masks.criteria import _judge, criteria, hold_out
+from bgcs.masks.criteria import _judge, _presence_share, criteria, hold_out
 from bgcs.masks.method import load_method
 from bgcs.masks.predict import predict_files, predict_large
 from bgcs.masks.segment import Segmenter
-from bgcs.outputs.onnx import export_onnx
 from bgcs.masks.whole import evaluate_whole, plot_whole, predict_whole
+from bgcs.outputs.onnx import export_onnx
+from bgcs.widgets.browser import MaskBrowser
 
 
 def _write(folder, n, rng, shows=True, low=90, high=180, dtype=np.uint8):
@@ -143,6 +144,49 @@ def test_truth_is_not_among_what_training_sees(data):
     weak = data.weak()
     assert weak.masks is None and weak.windows.masks is None
     assert data.windows.masks is not None
+
+
+def _wrong_in_backgrounds(spots):
+    "Bright squares, and in images without one either a spot that is surer still, or a haze over all of a window."
+    def masks(images):
+        squares = 0.8 * (images > 0.95).float()
+        none = squares.flatten(1).mean(1)[:, None, None, None] < 0.05
+        wrong = torch.zeros_like(squares)
+        if spots: wrong[..., :4, :4] = 1
+        else: wrong[:] = 0.3
+        return torch.where(none, wrong, squares if spots else squares * (torch.rand(images.shape) < 0.1))
+    return masks
+
+
+@pytest.mark.parametrize("spots, least, most", [(True, 0.05, 0.2), (False, 0.002, 0.01)], ids=["large objects", "small ones"])
+def test_the_share_that_tells_presence_is_that_of_the_objects(tmp_path, spots, least, most):
+    rng = np.random.default_rng(0)
+    folders = _write(tmp_path / "with", 24, rng), _write(tmp_path / "without", 24, rng, shows=False)
+    data = from_folders(*folders, window=32, scale=0.5, progress=False)
+    torch.manual_seed(0)
+    assert least <= _presence_share(_wrong_in_backgrounds(spots), data) <= most
+    few = data[torch.from_numpy(data.whole % 2 == 0)]
+    assert _presence_share(_wrong_in_backgrounds(spots), few) == 0.05  # 12 of each kind tell nothing
+    assert least <= _presence_share(_wrong_in_backgrounds(spots), data, most=len(data)) <= most
+
+
+def test_presence_by_the_share_that_was_learned(tmp_path):
+    rng = np.random.default_rng(0)
+    folders = _write(tmp_path / "with", 24, rng), _write(tmp_path / "without", 24, rng, shows=False)
+    data = from_folders(*folders, window=32, scale=0.5, progress=False)
+    model = Segmenter(base_width=4, random_state=0).fit(data, steps=6, rounds=1, held_out=None, progress=False)
+    assert model.presence_share_ == _presence_share(model, data.packed(progress=False).weak())
+    model.presence_share_ = 0.01
+    model.save(tmp_path / "model")
+    again = load_method(tmp_path / "model")
+    assert again.presence_share_ == 0.01
+    files = [data.paths[0]]
+    few, many = (float(predict_files(again, files, tmp_path / name, progress=False).images.presence[0])
+                 for name, again.presence_share_ in (("few", 0.01), ("many", 0.2)))
+    assert few > many
+    browser = MaskBrowser(again, files).predict_all().wait()
+    try: assert browser.scores_.presence.tolist() == [pytest.approx(many, abs=1e-4)]
+    finally: browser.close()
 
 
 def test_model_knows_its_windows(data, tmp_path):

@@ -383,6 +383,26 @@ def _removal_residual(
 
 _TOP = 0.05  # share of the pixels of a mask, the highest, whose mean is an image's score
 
+_SHARES = (_TOP, 0.1, 0.02, 0.2, 0.01, 0.005, 0.002)  # tried by whole images; the first of those as good is taken
+_WHOLE_IMAGES = 20  # of each kind, at least, to choose a share by
+
+def _presence_share(model, data, batch_size=64, most=4000):
+    "Share of a window's pixels, the highest, whose mean tells best which whole images of a set show the object."
+    from sklearn.metrics import roc_auc_score
+    if data.windows is None: return _TOP
+    numbers, whole = np.unique(data.whole, return_inverse=True)
+    shows, whole = data.windows.presence[numbers], torch.from_numpy(whole)
+    if min(shows.sum(), (~shows).sum()) < _WHOLE_IMAGES: return _TOP  # too few to tell shares apart
+    every = -(-len(data) // most)  # of so many whole images one, so that it takes seconds
+    surest = torch.zeros(len(shows), len(_SHARES))
+    for index in (whole % every == 0).nonzero().flatten().split(batch_size):
+        masks = predict_masks(model, data.images[index], batch_size)
+        found = torch.stack([top_mean(masks, share) for share in _SHARES], 1)
+        surest.scatter_reduce_(0, whole[index, None].expand_as(found), found, "amax")
+    shows, surest = shows[::every], surest[::every].numpy()
+    tells = {share: roc_auc_score(shows, of) for share, of in zip(_SHARES, surest.T)}
+    return max(tells, key=tells.get)
+
 def _separation_of_bags(bags, masks):
     "How well the surest window of each whole image tells those that show the object from others."
     from sklearn.metrics import roc_auc_score

@@ -26,7 +26,7 @@ from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from ..data.windows import Windows
 from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
-from .criteria import Verdict, _judge, _last_best, _verdict_in_words
+from .criteria import _TOP, Verdict, _judge, _last_best, _presence_share, _verdict_in_words
 from .witness import train_witness
 from ..objective.batches import PairImages, Pairs, _check_clusters
 from ..objective.labels import LabelledImages, Labels
@@ -216,6 +216,7 @@ class _Prepares(_Rounds):
     def _finish(self, data, schedule, held_out, callbacks):
         "Keep the best round, judge it, and tell callbacks that wait for the verdict."
         self._keep_best()
+        self.presence_share_ = _presence_share(self, data)
         verdict = None if held_out is None else _judge(self, held_out, self.threshold_)
         self.card_ = _card(self, data, schedule, verdict)
         for callback in callbacks:
@@ -389,6 +390,7 @@ def _write(method, folder):
     normalization, windows = method.normalization_, method.windows_
     return write_checkpoint(Path(folder) / method._file, {
         method._called: method._format, "settings": method.settings, "threshold": method.threshold_,
+        "presence share": method.presence_share_,
         "normalization": None if normalization is None else normalization.to_dict(),
         "windows": None if windows is None else asdict(windows),
         "card": method.card_, "weights": dict(method._kept.state_dict()),
@@ -408,6 +410,7 @@ def _restore(cls, path, found, normalizing):
         stored = found["normalization"]
         method.normalization_ = None if stored is None else Normalization.from_dict(stored, normalizing)
         method.threshold_, method.card_ = float(found["threshold"]), found.get("card")
+        method.presence_share_ = float(found.get("presence share", _TOP))
         method.windows_ = Windows(**found["windows"]) if found.get("windows") else None
         expected = method._kept.state_dict()
     check_weights(path, found.get("weights"), expected)
@@ -438,9 +441,10 @@ class Method(_Fits, _Predicts, _Saves):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of
-    the images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`,
-    what the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held
-    out to judge by.
+    the images; `windows_` of whole images that it was trained on, None where these were taken as they are;
+    `presence_share_` of a window's pixels, the highest, whose mean says how surely the object is in it, chosen by those
+    whole images; `card_`, what the model is and where it comes from; `verdict_`, whether its masks can be used, None
+    where no images were held out to judge by.
     """
     name = ""  # by which `METHODS` knows it, and files name it
     title = ""  # what it is, in a few words
@@ -459,7 +463,7 @@ class Method(_Fits, _Predicts, _Saves):
     ):
         super().__init__()
         self.settings, self.random_state = settings, settings["random_state"]
-        self.threshold_, self.history_, self.card_ = 0.5, [], None
+        self.threshold_, self.history_, self.card_, self.presence_share_ = 0.5, [], None, _TOP
         self.normalization_: Normalization | None = None
         self.windows_: Windows | None = None
         self.clusterer_ = self.net = self._labelled = None

@@ -374,6 +374,10 @@ def _presence_score(
     parts = (torch.from_numpy(windows[tuple(places[i:i + 512].T)]) for i in range(0, len(places), 512))
     return max(float(top_mean(part, share).max()) for part in parts)
 
+def _presence_by(segmenter, tile):
+    "`_presence_score` of masks of a model, by the share of a window that it found to tell best."
+    return partial(_presence_score, tile=tile, share=getattr(segmenter, "presence_share_", 0.05))
+
 # %% ../../nbs/masks/04_predict.ipynb #82122e76
 def _map_coordinates(
     rows,  # of pixels; 0 is the centre of the first
@@ -755,7 +759,7 @@ class _Writing:
     "What is written of each image, and where."
     out: Path
     finding: _Finding  # how objects are found
-    tile: int | None
+    presence: Callable  # of a mask how surely the object is in it
     soft: bool
     overlays: bool
 
@@ -780,7 +784,7 @@ class _Writing:
         "An image's row of images.csv."
         seen, (h, w) = np.isfinite(found.mask), marked.shape
         return {
-            "height": h, "width": w, "objects": n, "presence": _presence_score(found.mask, self.tile),
+            "height": h, "width": w, "objects": n, "presence": self.presence(found.mask),
             "area_share": float(marked.sum() / seen.sum()), "unseen_share": float(1 - seen.mean()),
         }
 
@@ -1014,7 +1018,7 @@ def predict_files(
     described = {**finding.described(), "flip": flip, "color": color, "page": page, "dtype": dtype}
     _claim(out, _settings(segmenter, root, tiling, **described, soft=soft, overlays=overlays), resume)
     def read(path, header): return _read(path, header, page, color, channels, dtype)
-    write = _Writing(out, finding, tiling.tile, soft, overlays)
+    write = _Writing(out, finding, _presence_by(segmenter, tiling.tile), soft, overlays)
     with _held(out), _up_to(max_pixels):
         journal = _Journal(out / "done.jsonl")
         work = _Work(paths, headers, problems, journal, out, page)

@@ -271,7 +271,8 @@ class Segmenter(_Fits):
 
     Learned by `fit`: `threshold_`, at and above which a pixel counts as object; `history_`, criteria on held-out images
     at the end of each round; `clusterer_`, which found the clusters (None where they were given); `normalization_` of the
-    images; `windows_` of whole images that it was trained on, None where these were taken as they are; `card_`, what
+    images; `windows_` of whole images that it was trained on, None where these were taken as they are;
+    `presence_share_` of a window's pixels, the highest, whose mean says how surely the object is in it; `card_`, what
     the model is and where it comes from; `verdict_`, whether its masks can be used, None where no images were held out
     to judge by.
     """

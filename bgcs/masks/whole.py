@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..data.images import ImageSet
-from .predict import _overlay, _presence_score, predict_large
+from .predict import _overlay, _presence_by, predict_large
 
 # %% auto #0
 __all__ = ['predict_whole', 'evaluate_whole', 'plot_whole']
@@ -48,12 +48,13 @@ def evaluate_whole(
     threshold = segmenter.threshold_ if threshold is None else threshold
     hard = {"iou": BinaryJaccardIndex(), "f1": BinaryF1Score()}
     ap, scores, shows = BinaryAveragePrecision(thresholds=1000), [], []
+    presence = _presence_by(segmenter, data.windows.windows.tile)
     for k, mask in predict_whole(segmenter, data, progress):
         truth, ignored = data.windows.mask(k)
         soft, true = (torch.from_numpy(of[~ignored]) for of in (np.nan_to_num(mask), truth))
         ap.update(soft, true.long())
         for metric in hard.values(): metric.update((soft >= threshold).long(), true.long())
-        scores.append(_presence_score(mask, min(*mask.shape, data.windows.windows.tile)))
+        scores.append(presence(mask))
         shows.append(bool(data.windows.presence[k]))
     found = {name: float(metric.compute()) for name, metric in hard.items()}
     return found | {"ap": float(ap.compute()), "presence_auc": _auc(shows, scores)}

@@ -40,7 +40,7 @@ from ..masks.objects import find_objects
 from ..outputs.formats import _FILES, _FOLDERS, Masked
 from ..masks.predict import Predictions, Tiling
 from bgcs.masks.predict import (
-    _MEANING, _UNSEEN, _bar, _check_header, _check_out, _deep, _marks, _png, _presence_score, _read, _stems, _stream,
+    _MEANING, _UNSEEN, _bar, _check_header, _check_out, _deep, _marks, _png, _presence_by, _read, _stems, _stream,
     _tiling_for, _visible, _without_alpha, _without_suffix,
 )
 from ..training.checkpoints import replace_file
@@ -373,8 +373,8 @@ def _size(value): return len(value) if isinstance(value, bytes) else value.nbyte
 # %% ../../nbs/widgets/06_browser.ipynb #6a8f2e30
 class _Desk:
     "What is wanted and what is known, for threads to work on."
-    def __init__(self, source, masks, memory: int, send: Callable, tile: int | None):
-        self.source, self.masks, self.send, self.tile = source, masks, send, tile
+    def __init__(self, source, masks, memory: int, send: Callable, presence: Callable):
+        self.source, self.masks, self.send, self.presence = source, masks, send, presence
         self.shelf, self.scores = _Shelf(memory), _Scores(len(source.names))
         self.changed = threading.Condition(threading.RLock())
         self.current, self.ahead, self.sweep, self.sweeping = 0, (), deque(), False
@@ -565,7 +565,7 @@ class _Predicting(_Serving):
         if isinstance(mask, Exception): self.scores.problems[i] = _error_in_words(mask)
         else:
             codes, scores = _coded(mask), self.scores
-            if np.isnan(scores.presence[i]): scores.presence[i] = _presence_score(mask, self.tile)
+            if np.isnan(scores.presence[i]): scores.presence[i] = self.presence(mask)
             scores.counts[i] = _counts(codes)
             self.shelf.put(("codes", i), _Pyramid(codes, _most_of_four), recent=near)
             scores.done[i] = True
@@ -772,7 +772,7 @@ class _Opened:
         check_whole("batch_size", batch_size, 1)
         channels = getattr(model, "settings", {}).get("channels")
         self.source, self.skipped = _source_of(images, channels, color, page)
-        masks, tile = self._masks_of(model, tiling, batch_size, flip)
+        masks, presence = self._masks_of(model, tiling, batch_size, flip)
         threshold = self._threshold if threshold is None else threshold
         settings = {"mode": "overlay", "threshold": float(threshold), "opacity": 0.35}
         settings |= {"colour": "vermilion", "onward": True}
@@ -780,22 +780,22 @@ class _Opened:
         self._decided, n = _Decisions(folder), len(self.source.names)
         self._by, self._said, self._told = ("name", False, "all"), (self._welcome(), False), 0.0
         self.view = _BrowserView(total=n, settings=settings, height=height)
-        self._desk = _Predicting(self.source, masks, memory * 10 ** 6, self._send, tile)
+        self._desk = _Predicting(self.source, masks, memory * 10 ** 6, self._send, presence)
         if isinstance(self.source, _Written): self._desk.scores.presence[:] = self.source.presence
         self._lock = threading.RLock()
         self._put_order(first=True)
         self._desk.busy, self._desk.swept = self._busy, self._swept
 
     def _masks_of(self, model, tiling, batch_size, flip):
-        "What gives masks, and the side of a tile."
+        "What gives masks, and what tells of them how surely the object is there."
         if isinstance(self.source, _Written):
             if model is not None: raise ValueError("these are predictions, which have masks; give None for the model")
             self._threshold = self.source.threshold
-            return _FromFolder(self.source), self.source.tile
+            return _FromFolder(self.source), _presence_by(model, self.source.tile)
         _check_model(model, self.source)
         self._threshold = float(getattr(model, "threshold_", 0.5))
         tiling = _tiling_for(model, tiling)
-        return _ByModel(self.source, model, tiling, batch_size, flip), tiling.tile
+        return _ByModel(self.source, model, tiling, batch_size, flip), _presence_by(model, tiling.tile)
 
     def _welcome(self):
         "What one should know before one begins."
