@@ -11,7 +11,9 @@ from bgcs.data.datasets import digits_on_textures
 from bgcs.data.images import from_folders
 from bgcs.data.splits import held_out_images
 from bgcs.masks.evaluate import mask_metrics
+from bgcs.masks.method import _fitting
 from bgcs.methods.supervised import Supervised, pseudo_labels, segmentation_loss
+from bgcs.objective.labels import LabelledImages, Labels
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,24 @@ def test_the_second_stage_mends_mistakes_that_do_not_repeat_and_is_judged(data):
     second, clusters = Supervised(base_width=8, depth=1), data.background_class.clamp_max(1)
     second.fit(data, clusters, steps=50, rounds=2, held_out=0.3, masks=labels, progress=False)
     assert second.verdict_ is not None and len(second.history_) == 2
+    assert second.threshold_ in _fitting(second)
     truth = data.objects.masks
     before, after = mask_metrics(noisy, truth, 0.5)["iou"], mask_metrics(second.predict(data.objects), truth, second.threshold_)["iou"]
     assert before < 0.6 and after > before + 0.08
+
+
+def test_thresholds_to_choose_from_keep_to_the_masks_that_are_given():
+    left = (torch.arange(8) < 4).expand(8, 8)
+    images = torch.where(left, 0.25, 0.15).expand(300, 1, 8, 8)
+    def fitting(**labels):
+        labels = Labels(**labels)
+        return list(_fitting(SimpleNamespace(_labelled=LabelledImages(images[labels.images], labels), predict=lambda images: images)))
+    assert fitting(masks={i: left for i in range(300)}) == [0.2]
+    sure = torch.where(torch.arange(8) < 2, 1, torch.where(torch.arange(8) > 5, 0, 255)).expand(8, 8)
+    images = torch.where(torch.arange(8) == 5, 0.95, images)  # of which nothing is known
+    assert fitting(scribbles={4: sure}) == [0.2]
+    everything = list(_fitting(SimpleNamespace(_labelled=None)))
+    assert len(everything) > 5 and fitting(boxes={0: [(0, 0, 8, 4)]}) == fitting(masks={0: left * 0}) == everything
 
 
 def test_unknown_pixels_do_not_teach(data):

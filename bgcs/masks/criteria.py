@@ -602,10 +602,12 @@ def _scored_rows(exam, thresholds, most_false):
         best = max(best, rows[t]["score"])
     return rows
 
+_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
 def choose_threshold(
     model,  # see `predict_masks`
     held_out: HeldOut,  # see `hold_out`
-    thresholds: Iterable[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # to try
+    thresholds: Iterable[float] = _THRESHOLDS,  # to try
     by: str = "score",  # the criterion, a key of what `criteria` gives
     progress: bool = True,  # show a bar
     batch_size: int = 64,  # images at a time

@@ -25,10 +25,12 @@ from ..data.intensity import Normalization
 from ..data.splits import held_out_images
 from ..data.stores import LazyImages
 from ..data.windows import Windows
-from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters
-from .criteria import _TOP, Verdict, _judge, _last_best, _presence_share, _verdict_in_words
+from .criteria import FOLDS, HeldOut, choose_threshold, hold_out, judged_clusters, mask_iou
+from .criteria import _THRESHOLDS, _TOP, Verdict
+from .criteria import _about_best, _judge, _last_best, _presence_share, _verdict_in_words
 from .witness import train_witness
 from ..objective.batches import PairImages, Pairs, _check_clusters
+from ..objective.blend import harden
 from ..objective.labels import LabelledImages, Labels
 from ..training.checkpoints import check_weights, read_checkpoint, read_saved, settings_fit, write_checkpoint
 from ..training.learner import Trainable, kept_memory, loader_of
@@ -37,6 +39,17 @@ from ..training.learner import Trainable, kept_memory, loader_of
 __all__ = ['METHODS', 'Method', 'method_class', 'load_method']
 
 # %% ../../nbs/masks/02_method.ipynb #3bfd6326
+def _fitting(method, most=200):
+    "Thresholds to choose from: all; where there are masks to learn from, those that meet these about as well as any."
+    labelled = method._labelled
+    if labelled is None: return _THRESHOLDS
+    some = torch.linspace(0, len(labelled) - 1, min(len(labelled), most)).long()
+    known = labelled.known[some]
+    if not all((known == value).any() for value in (0, 1)): return _THRESHOLDS
+    masks, truth = (of[known >= 0].view(1, 1, 1, -1) for of in (method.predict(labelled.images[some]), known))
+    met = np.array([float(mask_iou(harden(masks, t), truth)) for t in _THRESHOLDS])
+    return [t for t, well in zip(_THRESHOLDS, _about_best(met)) if well]
+
 class _BestRound:
     "The best round so far, and what was judged before."
     def __init__(self, held_out):
@@ -45,7 +58,7 @@ class _BestRound:
 
     def judge(self, method):
         "Judge a round that has just ended."
-        choice = choose_threshold(method, self.held_out, progress=False)
+        choice = choose_threshold(method, self.held_out, _fitting(method), progress=False)
         found = {"score": float(choice.table["score"][choice.threshold]), "threshold": choice.threshold}
         phase = method._phase_at(method.steps_done - 1)
         self.history.append({"step": method.steps_done, "phase": phase} | found)
