@@ -174,7 +174,8 @@ def test_presence_by_the_share_that_was_learned(tmp_path):
     rng = np.random.default_rng(0)
     folders = _write(tmp_path / "with", 24, rng), _write(tmp_path / "without", 24, rng, shows=False)
     data = from_folders(*folders, window=32, scale=0.5, progress=False)
-    model = Segmenter(base_width=4, random_state=0).fit(data, steps=6, rounds=1, held_out=None, progress=False)
+    halves = torch.arange(len(data)) % 2
+    model = Segmenter(base_width=4, random_state=0).fit(data, halves, steps=6, rounds=1, held_out=None, progress=False)
     assert model.presence_share_ == _presence_share(model, data.packed(progress=False).weak())
     model.presence_share_ = 0.01
     model.save(tmp_path / "model")
