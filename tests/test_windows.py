@@ -170,6 +170,18 @@ def test_the_share_that_tells_presence_is_that_of_the_objects(tmp_path, spots, l
     assert least <= _presence_share(_wrong_in_backgrounds(spots), data, most=len(data)) <= most
 
 
+def test_the_share_is_found_by_images_of_both_kinds_however_they_follow_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    folders = _write(tmp_path / "with", 40, rng), _write(tmp_path / "without", 40, rng, shows=False)
+    files = [file for pair in zip(*(sorted(folder.iterdir()) for folder in folders)) for file in pair]
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    data = from_files(files, [True, False] * 40, names=names, window=32, scale=0.5, progress=False)
+    seen = []
+    def masks(images): return seen.append(len(images)) or _wrong_in_backgrounds(True)(images)
+    assert 0.05 <= _presence_share(masks, data, most=len(data) // 2) <= 0.2  # every other image of each kind
+    assert 0.3 * len(data) < sum(seen) < 0.7 * len(data)
+
+
 def test_presence_by_the_share_that_was_learned(tmp_path):
     rng = np.random.default_rng(0)
     folders = _write(tmp_path / "with", 24, rng), _write(tmp_path / "without", 24, rng, shows=False)

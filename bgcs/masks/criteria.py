@@ -386,21 +386,26 @@ _TOP = 0.05  # share of the pixels of a mask, the highest, whose mean is an imag
 _SHARES = (_TOP, 0.1, 0.02, 0.2, 0.01, 0.005, 0.002)  # tried by whole images; the first of those as good is taken
 _WHOLE_IMAGES = 20  # of each kind, at least, to choose a share by
 
+def _surest_windows(whole, n, masks, shares):
+    "Of n whole images the score of the surest window `(n, len(shares))`, by each share of its pixels."
+    found = torch.stack([top_mean(masks, share) for share in shares], 1)
+    return torch.zeros(n, len(shares)).scatter_reduce(0, whole[:, None].expand_as(found), found, "amax")
+
 def _presence_share(model, data, batch_size=64, most=4000):
     "Share of a window's pixels, the highest, whose mean tells best which whole images of a set show the object."
     from sklearn.metrics import roc_auc_score
     if data.windows is None: return _TOP
     numbers, whole = np.unique(data.whole, return_inverse=True)
     shows, whole = data.windows.presence[numbers], torch.from_numpy(whole)
-    if min(shows.sum(), (~shows).sum()) < _WHOLE_IMAGES: return _TOP  # too few to tell shares apart
-    every = -(-len(data) // most)  # of so many whole images one, so that it takes seconds
+    fewest = min(shows.sum(), (~shows).sum())
+    if fewest < _WHOLE_IMAGES: return _TOP  # too few to tell shares apart
+    every = min(-(-len(data) // most), fewest // _WHOLE_IMAGES)  # of so many of each kind one, so that it takes seconds
+    kept = (np.where(shows, shows.cumsum(), (~shows).cumsum()) - 1) % every == 0
     surest = torch.zeros(len(shows), len(_SHARES))
-    for index in (whole % every == 0).nonzero().flatten().split(batch_size):
+    for index in torch.from_numpy(kept)[whole].nonzero().flatten().split(batch_size):
         masks = predict_masks(model, data.images[index], batch_size)
-        found = torch.stack([top_mean(masks, share) for share in _SHARES], 1)
-        surest.scatter_reduce_(0, whole[index, None].expand_as(found), found, "amax")
-    shows, surest = shows[::every], surest[::every].numpy()
-    tells = {share: roc_auc_score(shows, of) for share, of in zip(_SHARES, surest.T)}
+        surest = surest.maximum(_surest_windows(whole[index], len(shows), masks, _SHARES))
+    tells = {share: roc_auc_score(shows[kept], of[kept]) for share, of in zip(_SHARES, surest.numpy().T)}
     return max(tells, key=tells.get)
 
 def _separation_of_bags(bags, masks):
@@ -408,8 +413,8 @@ def _separation_of_bags(bags, masks):
     from sklearn.metrics import roc_auc_score
     if len(bags.shows.unique()) < 2:
         raise ValueError("all held-out whole images are of one kind; hold out some of each")
-    surest = torch.zeros(len(bags.shows)).scatter_reduce(0, bags.whole, top_mean(masks, _TOP), "amax")
-    return float(roc_auc_score(bags.shows.numpy(), surest.numpy()))
+    surest = _surest_windows(bags.whole, len(bags.shows), masks, (_TOP,))
+    return float(roc_auc_score(bags.shows.numpy(), surest[:, 0].numpy()))
 
 def _separation(
     object_masks: torch.Tensor,  # `(n, 1, h, w)` in [0, 1], of object images

@@ -34,7 +34,7 @@ from ..data.images import ImageSet
 from ..data.intensity import Normalization
 from ..data.patches import Side, _invalid, blending_window, sliding_places, sonar_sides, window_share
 from ..data.stores import attempt
-from .criteria import predict_masks
+from .criteria import _TOP, predict_masks
 from .evaluate import png_bytes
 from .method import _digest_of
 from .objects import _MEASURED, _Finding
@@ -362,7 +362,7 @@ def predict_large(
 def _presence_score(
     mask: np.ndarray,  # `(h, w)` in [0, 1]; NaN counts as 0
     tile: int | None = None,  # side of the windows in pixels; None: the whole mask
-    share: float = 0.05,  # of a window's pixels, the highest
+    share: float = _TOP,  # of a window's pixels, the highest
 ) -> float:  # in [0, 1]
     "How surely the object is somewhere in an image: the highest `top_mean` of its windows."
     if not 0 < share <= 1: raise ValueError(f"share={share}; expected above 0, at most 1")
@@ -376,7 +376,7 @@ def _presence_score(
 
 def _presence_by(segmenter, tile):
     "`_presence_score` of masks of a model, by the share of a window that it found to tell best."
-    return partial(_presence_score, tile=tile, share=getattr(segmenter, "presence_share_", 0.05))
+    return partial(_presence_score, tile=tile, share=getattr(segmenter, "presence_share_", _TOP))
 
 # %% ../../nbs/masks/04_predict.ipynb #82122e76
 def _map_coordinates(
